@@ -1,0 +1,327 @@
+"""What a part of each kind provides.  One base class a kind; the scan tests every part against it.
+
+Shape suffixes: E trials of a stack, B rows, T tokens (queries), S tokens (keys), D width, H heads,
+d head size, V vocabulary, F outputs of a linear layer.  A lower-case e or b is 1 or E, 1 or B.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+from paribus.errors import SpecError
+from paribus.parts import Part
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+    from paribus.text.data import Data, Encoder
+
+
+@dataclass(frozen=True)
+class P:
+    """A learned parameter, as declared: the engine adds the trial axis, draws it by its path,
+    and freezes and counts it by its role.
+
+    Attributes:
+        shape: without the trial axis; weights are [out, in].
+        init: "zeros", "ones", "normal:<std>", "uniform:<low>:<high>" or "value:<x>"; None leaves
+            it to the init scheme.
+        decay: whether weight decay applies.
+        role: what it is (embedding, position, q, k, v, o, up, gate, down, head, bias, gain …).
+        fan_in: inputs of the linear map that a bias (or a tied embedding) belongs to; 0: none, or
+            the last number of the shape.
+    """
+
+    shape: tuple[int, ...]
+    init: str | None = None
+    decay: bool = True
+    role: str = "weight"
+    fan_in: int = 0
+
+
+@dataclass(frozen=True)
+class Dims:
+    """The numbers of a resolved model."""
+
+    width: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocab: int
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How a metric reads.  ``of`` names the metric whose ratio of totals is transformed."""
+
+    unit: str
+    better: str = "lower"
+    of: str | None = None
+    transform: str | None = None  # "exp"
+
+
+class View:
+    """Coordinates of tokens by name (``index``, ``token``, ``segment`` …), broadcast as the reader
+    needs them.  A coordinate that is not there is an error that lists those present."""
+
+    def __init__(self, coordinates: Mapping[str, Any]) -> None:
+        self.__dict__["coordinates"] = dict(coordinates)
+
+    def __getattr__(self, name: str) -> Any:
+        coordinates = self.__dict__["coordinates"]
+        if name in coordinates:
+            return coordinates[name]
+        if name.startswith("__"):
+            raise AttributeError(name)
+        have = ", ".join(sorted(coordinates))
+        raise SpecError(f"tokens have no coordinate {name!r} here; they have: {have}")
+
+    def map(self, function: Any) -> View:
+        """The view with ``function`` applied to every coordinate."""
+        return View({k: function(v) for k, v in self.__dict__["coordinates"].items()})
+
+
+class Position(Part, frozen=True, kw_only=True):
+    """A position encoding: any of embed, rotate, bias, with tables."""
+
+    kind: ClassVar[str] = "positions"
+    per_layer: ClassVar[bool] = False  # whether each layer has its own parameters
+    embed: ClassVar[Any] = None  # (t, p, x_EBTD) -> x_EBTD
+    rotate: ClassVar[Any] = None  # (t, p, x_EBHTd) -> x_EBHTd, for q and for k
+    bias: ClassVar[Any] = None  # (t, p, e, h, q, k) -> added to the logits, broadcast [e,b,H,T,S]
+
+    def params(self, d: Dims) -> dict[str, P]:
+        return {}
+
+    def tables(self, d: Dims, pos: View) -> dict[str, Tensor]:
+        """Numbers computed for one trial in float64: pos.token [1,b,T] -> tensors [1, …]."""
+        return {}
+
+    def limit(self) -> int | None:
+        """The largest length that the part can serve; None: any."""
+        return None
+
+
+class Mask(Part, frozen=True, kw_only=True):
+    """An attention mask: one predicate on token views.
+
+    ``sdpa`` = "causal" or "full" is a promise, tested against the predicate, that lets the fused
+    kernel build the mask itself wherever ``index`` counts the tokens of a row from its start.
+    """
+
+    kind: ClassVar[str] = "masks"
+    sdpa: ClassVar[str | None] = None
+    causal: ClassVar[bool] = True
+
+    def allowed(self, layer: int, q: View, k: View) -> Tensor:
+        """True where query q may read key k; views broadcast as [e,b,1,T,1] and [e,b,1,1,S]."""
+        raise NotImplementedError
+
+    def mean_keys(self, length: int) -> float:
+        """Keys that a query reads on average, for counting FLOPs; an upper bound will do."""
+        return (length + 1) / 2 if self.sdpa == "causal" else float(length)
+
+
+class Norm(Part, frozen=True, kw_only=True):
+    """A normalisation over the last axis."""
+
+    kind: ClassVar[str] = "norms"
+
+    def params(self, n: int) -> dict[str, P]:
+        return {}
+
+    def forward(self, p: Mapping[str, Tensor], x: Tensor) -> Tensor:
+        """p's tensors broadcast against x."""
+        raise NotImplementedError
+
+
+class Mlp(Part, frozen=True, kw_only=True):
+    """A feed-forward block."""
+
+    kind: ClassVar[str] = "mlps"
+
+    def hidden_size(self, d: Dims) -> int:
+        raise NotImplementedError
+
+    def params(self, d: Dims) -> dict[str, P]:
+        raise NotImplementedError
+
+    def forward(self, p: Mapping[str, Tensor], x_EBTD: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+class Scale(Part, frozen=True, kw_only=True):
+    """The factor of attention logits."""
+
+    kind: ClassVar[str] = "scales"
+
+    def factor(self, d: Dims) -> float:
+        raise NotImplementedError
+
+
+class Init(Part, frozen=True, kw_only=True):
+    """An initialisation scheme: role and shape -> (distribution, number)."""
+
+    kind: ClassVar[str] = "init"
+
+    def rule(self, p: P, d: Dims) -> tuple[str, float]:
+        """("normal", std), ("uniform", bound) or ("constant", value)."""
+        raise NotImplementedError
+
+
+class Optimizer(Part, frozen=True, kw_only=True):
+    """An optimizer over stacked tensors; has a field ``lr``."""
+
+    kind: ClassVar[str] = "optim"
+
+    def state(self, params: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+        """State tensors by name and path, each with the trial axis first."""
+        raise NotImplementedError
+
+    def update(
+        self,
+        v: Mapping[str, Tensor],
+        params: Mapping[str, Tensor],
+        grads: Mapping[str, Tensor],
+        state: dict[str, dict[str, Tensor]],
+        step: int,
+        declared: Mapping[str, P],
+    ) -> None:
+        """One step in place.  ``v`` holds the stackable fields as vectors [E] (lr already times
+        the schedule's factor); ``step`` counts from 0; ``declared`` gives each path's P."""
+        raise NotImplementedError
+
+
+class Schedule(Part, frozen=True, kw_only=True):
+    """A learning-rate schedule.  One whose factor is meant to stay the same says ``flat``."""
+
+    kind: ClassVar[str] = "schedules"
+    flat: ClassVar[bool] = False
+
+    def factor(self, step: int, total: int) -> float:
+        """The factor of lr for update ``step`` (from 0) of ``total``; pure."""
+        raise NotImplementedError
+
+
+class Corpus(Part, frozen=True, kw_only=True):
+    """Documents of text, in three disjoint splits: train, validation, test."""
+
+    kind: ClassVar[str] = "corpora"
+
+    def documents(self, split: str) -> Iterator[bytes]:
+        """The raw UTF-8 bytes of each document of a split, in a fixed order."""
+        raise NotImplementedError
+
+    def fingerprint(self) -> str:
+        """A hash of the contents of all splits."""
+        raise NotImplementedError
+
+    def describe(self) -> dict[str, Any]:
+        """What the report says of it: version, files, licence …"""
+        return {}
+
+
+class Tokenizer(Part, frozen=True, kw_only=True):
+    """Bytes of text in, ids out."""
+
+    kind: ClassVar[str] = "tokenizers"
+
+    def vocab_size(self) -> int:
+        raise NotImplementedError
+
+    def fingerprint(self, corpus: Corpus) -> str:
+        """A hash of everything that decides the ids (a trained tokenizer's includes its text)."""
+        raise NotImplementedError
+
+    def open(self, corpus: Corpus, cache: Path) -> Encoder:
+        """Load or train; files go under ``cache``."""
+        raise NotImplementedError
+
+
+class Io(NamedTuple):
+    """What a task asks of the model: a vocabulary, or vectors of ``in_dim`` and a scalar out."""
+
+    vocab: int | None = None
+    in_dim: int | None = None
+    length: int | None = None  # tokens a row, where fixed
+
+
+class Task(Part, frozen=True, kw_only=True):
+    """Where batches come from and how outputs are scored.
+
+    A batch is a dict of tensors whose first axis is rows: ``inputs`` [B,T] ids or [B,T,n] vectors,
+    ``targets``, and coordinates of tokens under ``pos.<name>``; the engine adds the trial axis.
+    ``causal`` says whether targets are later tokens, so that a mask must not show them.
+    """
+
+    kind: ClassVar[str] = "tasks"
+    causal: ClassVar[bool] = False
+    metrics: ClassVar[dict[str, Metric]] = {}
+
+    def io(self) -> Io:
+        """Torch-free."""
+        raise NotImplementedError
+
+    def rows(self) -> int | None:
+        """Rows per optimizer step, where the task's own words (tokens per step) decide them."""
+        return None
+
+    def fingerprints(self) -> dict[str, str]:
+        """Content hashes of data and tokenizer; they enter the trial's id."""
+        return {}
+
+    def open(self, data: Data, device: str) -> Source:
+        """``data`` is bound to a split."""
+        raise NotImplementedError
+
+    def loss(self, outputs: Tensor, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """(sum_E, count_E); the engine divides after accumulation."""
+        raise NotImplementedError
+
+    def score(
+        self, outputs: Tensor, batch: Mapping[str, Tensor]
+    ) -> dict[str, tuple[Tensor, Tensor]]:
+        """{metric: (sum_EB, count_EB)}, per item."""
+        raise NotImplementedError
+
+    def baselines(self, data: Data) -> dict[str, dict[str, float]]:
+        """Trivial baselines on the split: {name: {metric: value}}."""
+        return {}
+
+
+class Source:
+    """An opened task."""
+
+    size: int = 0  # finite evaluation examples
+
+    def batch(self, seed: int, step: int, rows: range) -> dict[str, Tensor]:
+        """Training rows; ``rows`` are global: row r of the run, step · rows per step + i."""
+        raise NotImplementedError
+
+    def examples(self, i: int, j: int) -> dict[str, Tensor]:
+        """Evaluation examples i … j − 1, the same for every trial."""
+        raise NotImplementedError
+
+    def slices(self) -> dict[str, np.ndarray]:
+        """Label of each example by slice name, for results by difficulty."""
+        return {}
+
+    def groups(self) -> np.ndarray | None:
+        """Cluster (document) of each example, for clustered standard errors."""
+        return None
+
+
+class Probe(Part, frozen=True, kw_only=True):
+    """A measurement that trains nothing."""
+
+    kind: ClassVar[str] = "probes"
+    metrics: ClassVar[dict[str, Metric]] = {}
+    needs: ClassVar[frozenset[str]] = frozenset({"logits"})
+
+    def measure(self, model: Any, data: Data) -> list[dict[str, Any]]:
+        raise NotImplementedError
