@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from paribus.store import DiskError, StoreError, find_home, init_home
+from paribus.store.files import encode, publish, read, share, write
+
+
+def test_the_first_to_publish_wins(tmp_path: Path) -> None:
+    assert publish(tmp_path, "end", b"one")
+    assert not publish(tmp_path, "end", b"two")
+    assert publish(tmp_path, "end", b"one"), "what stands is ours: said again, it is still ours"
+    assert (tmp_path / "end").read_bytes() == b"one"
+    assert os.listdir(tmp_path) == ["end"]
+
+
+@pytest.mark.parametrize("takes_effect", [True, False])
+@pytest.mark.parametrize("number", [errno.EIO, errno.EEXIST, errno.ESTALE])
+def test_what_link_says_does_not_decide(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, takes_effect: bool, number: int
+) -> None:
+    link = os.link
+
+    def failing(source: Path, target: Path) -> None:
+        if takes_effect:
+            link(source, target)
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "link", failing)
+    if takes_effect:
+        assert publish(tmp_path, "claim", b"mine")
+        assert not publish(tmp_path, "claim", b"another's")
+    else:
+        with pytest.raises(DiskError) as caught:
+            publish(tmp_path, "claim", b"mine")
+        assert caught.value.errno == number
+        assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("call", ["write", "fsync"])
+def test_a_full_disk_leaves_no_partial_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    (tmp_path / "old").write_bytes(b"old")
+
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, call, full)
+    with pytest.raises(OSError, match="No space"):
+        write(tmp_path / "new", b"new")
+    with pytest.raises(DiskError, match="No space") as caught:
+        publish(tmp_path, "end", b"new")
+    assert caught.value.errno == errno.ENOSPC
+    assert os.listdir(tmp_path) == ["old"]
+
+
+def test_a_short_write_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.write
+    monkeypatch.setattr(os, "write", lambda fd, data: real(fd, bytes(data[:3])))
+    write(tmp_path / "x", b"0123456789")
+    assert (tmp_path / "x").read_bytes() == b"0123456789"
+
+
+def test_a_copy_never_writes_into_its_source(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a").write_bytes(b"data")
+    link = os.link
+
+    def failing(source: Path, target: Path) -> None:
+        link(source, target)
+        raise OSError(errno.EMLINK, "too many")
+
+    monkeypatch.setattr(os, "link", failing)
+    share(tmp_path / "a", tmp_path / "b")
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes() == b"data"
+    assert not os.path.samefile(tmp_path / "a", tmp_path / "b")
+
+
+def test_json(tmp_path: Path) -> None:
+    assert encode({"b": 1, "a": [1, 2]}, wide=True) == b'{"a":[1,2],"b":1}\n'
+    for wrong in (float("nan"), float("inf"), object()):
+        with pytest.raises(StoreError, match="JSON"):
+            encode({"x": wrong})
+    assert read(tmp_path / "none") is None
+    for damaged in ("", '{"a"', "[1]"):
+        (tmp_path / "x").write_text(damaged)
+        with pytest.raises(StoreError, match="damaged"):
+            read(tmp_path / "x")
+
+
+def test_the_home_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PARIBUS_HOME", raising=False)
+    deep = tmp_path / "lab" / "studies" / "one"
+    deep.mkdir(parents=True)
+    assert find_home(cwd=deep) == deep / "runs"
+    assert find_home(deep / "study.py", cwd=tmp_path) == deep / "runs"
+    assert not (deep / "runs").exists()
+    init_home(tmp_path / "lab" / "runs")
+    init_home(tmp_path / "lab" / "runs")
+    assert (tmp_path / "lab" / "runs" / ".paribus").read_text().count("\n") == 1
+    assert find_home(cwd=deep) == tmp_path / "lab" / "runs"
+    assert find_home(deep / "study.py") == tmp_path / "lab" / "runs"
+    assert find_home(Path("one/study.py"), cwd=deep.parent) == tmp_path / "lab" / "runs"
+    assert find_home(tmp_path / "study.py", cwd=deep) == tmp_path / "runs", "the study file decides"
+    (deep / "runs").mkdir()
+    assert find_home(cwd=deep) == tmp_path / "lab" / "runs", "no marker: not a home"
+    init_home(deep / "runs")
+    assert find_home(cwd=deep) == deep / "runs", "the nearest"
+    monkeypatch.setenv("PARIBUS_HOME", str(tmp_path / "elsewhere"))
+    assert find_home(deep / "study.py") == tmp_path / "elsewhere"
