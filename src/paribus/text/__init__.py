@@ -1,0 +1,1 @@
+"""Corpora and tokenizers: bytes of text in, packed ids out.  Nothing here loads torch."""

@@ -1,0 +1,65 @@
+"""How many raw bytes of text each token of a ``tokenizer.json`` stands for."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+# These change the text, so bytes of their tokens are not bytes of it.
+LOSSY = {"BertNormalizer", "Lowercase", "StripAccents", "Strip", "NFD", "NFKD"}
+
+
+def vocabulary(spec: dict[str, Any]) -> dict[str, int]:
+    """Token -> id, the added tokens too."""
+    model = spec["model"].get("vocab") or {}
+    if isinstance(model, list):  # Unigram: [piece, score] in order of id
+        model = {piece: i for i, (piece, _) in enumerate(model)}
+    return {**model, **{t["content"]: t["id"] for t in spec.get("added_tokens") or []}}
+
+
+def types(node: Any) -> set[str]:
+    """The ``type`` of every component below a node of a tokenizer.json."""
+    if isinstance(node, dict):
+        own = {node["type"]} if isinstance(node.get("type"), str) else set()
+        return own.union(*(types(v) for v in node.values()))
+    if isinstance(node, list):
+        return set().union(*(types(v) for v in node))
+    return set()
+
+
+def byte_level(spec: dict[str, Any]) -> bool:
+    """Whether tokens are spelt in the byte-level alphabet, where each character is one byte."""
+    return any(
+        "ByteLevel" in types(spec.get(k)) for k in ("normalizer", "pre_tokenizer", "decoder")
+    )
+
+
+def token_bytes(spec: dict[str, Any], size: int) -> NDArray[np.int64] | None:
+    """Raw bytes of each of ``size`` ids; specials count 0.  None where tokens do not spell text.
+
+    Taken from the spelling, never by decoding a token: one that is not valid UTF-8 by itself
+    decodes to U+FFFD, which has three bytes.
+    """
+    model = spec["model"]
+    if types(spec.get("normalizer")) & LOSSY or model.get("type") == "WordPiece":
+        return None
+    spelt_in_bytes = byte_level(spec)
+    fallback = bool(model.get("byte_fallback")) or "ByteFallback" in types(spec.get("decoder"))
+    out = np.zeros(size, np.int64)
+    for token, i in vocabulary(spec).items():
+        if spelt_in_bytes:
+            out[i] = len(token)
+        elif fallback and re.fullmatch(r"<0x[0-9A-Fa-f]{2}>", token):
+            out[i] = 1
+        else:
+            out[i] = len(token.replace("\u2581", " ").encode())  # ▁ stands for a space
+    for added in spec.get("added_tokens") or []:
+        out[added["id"]] = 0 if added["special"] else len(added["content"].encode())
+    unknown = model.get("unk_token") or model.get("unk_id")
+    unknown = vocabulary(spec).get(unknown) if isinstance(unknown, str) else unknown
+    if unknown is not None:
+        out[unknown] = 0
+    return out
