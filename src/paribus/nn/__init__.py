@@ -1,0 +1,1 @@
+"""What is trained: the Transformer and the parts that plug into it."""

@@ -1,0 +1,155 @@
+"""Attention behind one call: a naive reference, and the fused kernels of torch.
+
+E trials, B rows, T queries, S keys, H query heads, G key heads, d head size.  A lower-case e, b or
+h is either its capital or 1.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from paribus.errors import Refused
+
+if TYPE_CHECKING:
+    from paribus.nn.dropout import Dropout
+
+KERNELS = ("reference", "sdpa")
+
+
+class Pattern(NamedTuple):
+    """What a query may read, and what is added to its logits.
+
+    Attributes:
+        causal: the lower triangle of a square; then there is no mask.
+        mask: [e,b,h,T,S], true where allowed; None: everything, or what the bias says.
+        bias: [e,b,h,T,S], added to the scaled logits; −∞ where the mask forbids.
+        dead: [e,b,h,T,1], true where a query may read no key; None: there is none such.
+    """
+
+    causal: bool = False
+    mask: Tensor | None = None
+    bias: Tensor | None = None
+    dead: Tensor | None = None
+
+
+def pattern(
+    mask: Tensor | None = None, bias: Tensor | None = None, causal: bool = False
+) -> Pattern:
+    """The pattern of a mask (or the causal triangle of a square) and a bias.
+
+    A query that may read nothing gets zeros: it is let to read every key, so that no kernel meets
+    a row of −∞ (their answers differ), and its output is cleared afterwards.
+    """
+    if causal and bias is not None:  # kernels take either the triangle or a bias
+        T, S = bias.shape[-2:]
+        assert T == S, "a causal pattern is square"
+        keep = torch.ones(T, S, dtype=torch.bool, device=bias.device).tril()
+        return Pattern(bias=bias.masked_fill(~keep, float("-inf")))
+    if mask is None:
+        return Pattern(causal=causal, bias=bias)
+    dead = ~mask.any(-1, keepdim=True)
+    if bias is None:
+        return Pattern(mask=mask | dead, dead=dead)
+    return Pattern(bias=bias.masked_fill(~(mask | dead), float("-inf")), dead=dead)
+
+
+def settle(at: Pattern) -> Pattern:
+    """A pattern that will serve many steps: looks once whether any query is dead."""
+    if at.dead is not None and not bool(at.dead.any()):
+        return at._replace(dead=None)
+    return at
+
+
+def alike(a: Pattern, b: Pattern) -> bool:
+    """Whether two patterns hold the same values."""
+    return a.causal == b.causal and all(
+        x is y or (x is not None and y is not None and x.shape == y.shape and torch.equal(x, y))
+        for x, y in zip(a[1:], b[1:], strict=True)
+    )
+
+
+def attend(
+    q_EBHTd: Tensor,
+    k_EBGSd: Tensor,
+    v_EBGSd: Tensor,
+    at: Pattern,
+    *,
+    scale: float,
+    kernel: str = "sdpa",
+    dropout: float = 0.0,
+    drop: Dropout | None = None,
+    site: int = 0,
+) -> Tensor:
+    """o_EBHTd.  Softmax statistics are fp32 at least on every kernel."""
+    if kernel not in KERNELS:
+        raise Refused(f"no attention kernel {kernel!r}; there are: {', '.join(KERNELS)}")
+    H, G = q_EBHTd.shape[2], k_EBGSd.shape[2]
+    if G != H:
+        k_EBGSd, v_EBGSd = (_repeat(x, H // G) for x in (k_EBGSd, v_EBGSd))
+    dropping = dropout > 0 and drop is not None
+    if kernel == "reference":
+        o = _reference(q_EBHTd, k_EBGSd, v_EBGSd, at, scale, dropout if dropping else 0, drop, site)
+    elif dropping:
+        raise Refused("dropout of attention probabilities needs the reference kernel")
+    else:
+        o = _sdpa(q_EBHTd, k_EBGSd, v_EBGSd, at, scale)
+    return o if at.dead is None else o.masked_fill(at.dead, 0.0)
+
+
+def _repeat(x_EBGSd: Tensor, times: int) -> Tensor:
+    E, B, G, S, d = x_EBGSd.shape
+    return x_EBGSd.unsqueeze(3).expand(E, B, G, times, S, d).reshape(E, B, G * times, S, d)
+
+
+def _reference(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    at: Pattern,
+    scale: float,
+    dropout: float,
+    drop: Dropout | None,
+    site: int,
+) -> Tensor:
+    at_least = torch.promote_types(q.dtype, torch.float32)
+    s_EBHTS = (q @ k.mT).to(at_least) * scale
+    if at.bias is not None:
+        s_EBHTS = s_EBHTS + at.bias
+    elif at.causal:
+        T, S = s_EBHTS.shape[-2:]
+        keep = torch.ones(T, S, dtype=torch.bool, device=q.device).tril()
+        s_EBHTS = s_EBHTS.masked_fill(~keep, float("-inf"))
+    elif at.mask is not None:
+        s_EBHTS = s_EBHTS.masked_fill(~at.mask, float("-inf"))
+    p_EBHTS = s_EBHTS.softmax(-1)
+    if dropout and drop is not None:
+        p_EBHTS = drop.apply(p_EBHTS, dropout, site)
+    return p_EBHTS.to(v.dtype) @ v
+
+
+def _sdpa(q: Tensor, k: Tensor, v: Tensor, at: Pattern, scale: float) -> Tensor:
+    E, B = q.shape[:2]
+    given = at.mask if at.bias is None else at.bias.to(q.dtype)
+    if given is not None:
+        given = _fold(given, E, B)
+    o = F.scaled_dot_product_attention(
+        q.flatten(0, 1),
+        k.flatten(0, 1),
+        v.flatten(0, 1),
+        attn_mask=given,
+        is_causal=at.causal,
+        scale=scale,
+    )
+    return o.unflatten(0, (E, B))
+
+
+def _fold(x: Tensor, E: int, B: int) -> Tensor:
+    """[e,b,h,T,S] -> [E·B,h,T,S] without a copy where e = b = 1."""
+    e, b, h, T, S = x.shape
+    if e == b == 1:
+        return x[0].expand(E * B, h, T, S)
+    return x.expand(E, B, h, T, S).reshape(E * B, h, T, S)

@@ -1,0 +1,1 @@
+"""Initialisation schemes, one a file."""

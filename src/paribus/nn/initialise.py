@@ -1,0 +1,61 @@
+"""The first values of every parameter: each is drawn from its own stream, keyed by its path.
+
+So a parameter has the same values in every arm that has it, whatever else the arm adds or leaves
+out.  Draws are float64 and cast afterwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from paribus import rng
+from paribus.contracts import Dims, P
+from paribus.errors import SpecError
+from paribus.nn.declare import declare, numbers
+from paribus.spec import InitScheme, Model
+
+
+def initialise(
+    model: Model, init: InitScheme, seeds: Sequence[int], dtype: torch.dtype = torch.float32
+) -> dict[str, Tensor]:
+    """Path -> tensor [E, …], one trial a seed."""
+    dims = numbers(model).dims()
+    out = {}
+    for path, p in declare(model).items():
+        how = rule(p, init, dims, path)
+        out[path] = torch.stack([draw(how, p.shape, seed, path).to(dtype) for seed in seeds])
+    return out
+
+
+def rule(p: P, init: InitScheme, dims: Dims, path: str = "") -> tuple[str, float, float]:
+    """("normal", 0, std), ("uniform", low, high) or ("constant", value, 0)."""
+    if p.init is None:
+        name, x = init.of(p.role).rule(p, dims)
+        low, high = {"normal": (0.0, x), "uniform": (-x, x), "constant": (x, 0.0)}[name]
+        return name, low, high
+    name, *numbers_ = p.init.split(":")
+    try:
+        given = [float(x) for x in numbers_]
+        if name == "uniform" and len(given) == 2:
+            return "uniform", given[0], given[1]
+        if name == "normal" and len(given) == 1:
+            return "normal", 0.0, given[0]
+        return "constant", {"zeros": [0.0], "ones": [1.0], "value": given}[name][0], 0.0
+    except (KeyError, ValueError, IndexError):
+        raise SpecError(f"{path}: {p.init!r} is no initialisation") from None
+
+
+def draw(how: tuple[str, float, float], shape: tuple[int, ...], seed: int, path: str) -> Tensor:
+    """One trial's parameter in float64."""
+    name, a, b = how
+    if name == "constant":
+        return torch.full(shape, a, dtype=torch.float64)
+    stream = rng.Stream(seed, "init", path)
+    n = prod(shape)
+    flat = stream.normal(n) * b if name == "normal" else a + (b - a) * stream.uniform(n)
+    return torch.from_numpy(np.ascontiguousarray(flat)).view(shape)

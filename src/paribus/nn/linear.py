@@ -1,0 +1,39 @@
+"""Linear maps of a stack of trials: one batched product over the trial axis.
+
+E trials, B rows, T tokens, D inputs, F outputs.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from paribus.lazy import F, torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def cast(x: Tensor, dtype: torch.dtype | None) -> Tensor:
+    """The one place where compute precision is chosen; None keeps x as it is."""
+    return x if dtype is None or x.dtype == dtype else x.to(dtype)
+
+
+def linear(x_EBTD: Tensor, w_EFD: Tensor, b_EF: Tensor | None = None) -> Tensor:
+    """x wᵀ + b for each trial, in w's dtype."""
+    B, T = x_EBTD.shape[1:3]
+    x_END = cast(x_EBTD, w_EFD.dtype).flatten(1, 2)
+    if x_END.shape[0] != w_EFD.shape[0]:
+        x_END = x_END.expand(w_EFD.shape[0], -1, -1)
+    if b_EF is None:
+        y_ENF = torch.bmm(x_END, w_EFD.mT)
+    else:
+        y_ENF = torch.baddbmm(cast(b_EF, w_EFD.dtype).unsqueeze(1), x_END, w_EFD.mT)
+    return y_ENF.unflatten(1, (B, T))
+
+
+def embed(ids_EBT: Tensor, table_EVD: Tensor) -> Tensor:
+    """Rows of each trial's own table; ids may be shared by the trials (first axis 1)."""
+    E, V, D = table_EVD.shape
+    if E > 1:
+        ids_EBT = ids_EBT + torch.arange(0, E * V, V, device=ids_EBT.device).view(E, 1, 1)
+    return F.embedding(ids_EBT, table_EVD.reshape(E * V, D))

@@ -1,0 +1,1 @@
+"""Attention masks, one a file."""

@@ -1,0 +1,48 @@
+"""Layer normalisation (Ba et al. 2016): zero mean, unit variance, then gain and bias.
+
+gain  ones
+bias  zeros
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated
+
+from msgspec import Meta
+
+from paribus.contracts import Norm, P
+from paribus.lazy import F, torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class LayerNorm(Norm, frozen=True, kw_only=True):
+    """Layer normalisation, in fp32 at least.
+
+    Attributes:
+        eps: added to the variance.
+        gain, bias: whether they are learned; without them they are 1 and 0.
+    """
+
+    eps: Annotated[float, Meta(gt=0)] = 1e-5
+    gain: bool = True
+    bias: bool = True
+
+    def params(self, n: int) -> dict[str, P]:
+        out = {}
+        if self.gain:
+            out["gain"] = P((n,), init="ones", decay=False, role="gain")
+        if self.bias:
+            out["bias"] = P((n,), init="zeros", decay=False, role="bias")
+        return out
+
+    def forward(self, p: Mapping[str, Tensor], x: Tensor) -> Tensor:
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
+        y = F.layer_norm(x, x.shape[-1:], eps=self.eps)
+        if self.gain and self.bias:
+            return torch.addcmul(p["bias"], y, p["gain"])
+        if self.gain:
+            return y * p["gain"]
+        return y + p["bias"] if self.bias else y

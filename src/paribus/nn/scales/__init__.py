@@ -1,0 +1,1 @@
+"""Factors of attention logits, one a file."""

@@ -1,0 +1,79 @@
+"""AdamW (Loshchilov and Hutter 2019): Adam with decay of the weights themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from msgspec import Meta
+
+from paribus.contracts import Optimizer, P
+from paribus.lazy import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Beta = Annotated[float, Meta(ge=0, lt=1)]
+
+
+class AdamW(Optimizer, frozen=True, kw_only=True):
+    """w ← w · (1 − lr · weight_decay) − lr · m̂ / (√v̂ + eps), moments in fp32 at least.
+
+    Attributes:
+        lr: peak learning rate.
+        betas: memory of the mean and of the mean square.
+        eps: added to the root of the corrected mean square.
+        weight_decay: decay per unit of lr.
+        decay: what decays: "matrices" (and embeddings; no biases, no gains), or "all".
+    """
+
+    lr: Annotated[float, Meta(ge=0)]
+    betas: tuple[Beta, Beta] = (0.9, 0.95)
+    eps: Annotated[float, Meta(gt=0)] = 1e-8
+    weight_decay: Annotated[float, Meta(ge=0)] = 0.1
+    decay: Literal["matrices", "all"] = "matrices"
+
+    stackable: ClassVar[frozenset[str]] = frozenset({"lr", "weight_decay"})
+    example: ClassVar[dict[str, Any]] = {"lr": 1e-3}
+
+    def state(self, params: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+        def zeros() -> dict[str, Tensor]:
+            return {
+                path: torch.zeros_like(w, dtype=torch.promote_types(w.dtype, torch.float32))
+                for path, w in params.items()
+            }
+
+        return {"mean": zeros(), "square": zeros()}
+
+    def update(
+        self,
+        v: Mapping[str, Tensor],
+        params: Mapping[str, Tensor],
+        grads: Mapping[str, Tensor],
+        state: dict[str, dict[str, Tensor]],
+        step: int,
+        declared: Mapping[str, P],
+    ) -> None:
+        paths = list(params)
+        w, g = [params[path] for path in paths], [grads[path] for path in paths]
+        mean = [state["mean"][path] for path in paths]
+        square = [state["square"][path] for path in paths]
+        b1, b2 = self.betas
+        c1, c2 = 1 - b1 ** (step + 1), 1 - b2 ** (step + 1)
+        decaying = [params[path] for path in paths if self.decay == "all" or declared[path].decay]
+        if decaying:
+            torch._foreach_mul_(decaying, _wide(1 - v["lr"] * v["weight_decay"], decaying))
+        torch._foreach_lerp_(mean, g, 1 - b1)
+        torch._foreach_mul_(square, b2)
+        torch._foreach_addcmul_(square, g, g, 1 - b2)
+        size = torch._foreach_sqrt(square)
+        # Both corrections go into eps and lr: fewer passes over the parameters, the same number.
+        torch._foreach_add_(size, self.eps * c2**0.5)
+        change = torch._foreach_div(mean, size)
+        torch._foreach_addcmul_(w, change, _wide(v["lr"] * (c2**0.5 / c1), w), value=-1)
+
+
+def _wide(x_E: Tensor, like: list[Tensor]) -> list[Tensor]:
+    """A number a trial, in the shape and precision of each tensor [E, …]."""
+    by_rank = {n: x_E.view(-1, *[1] * (n - 1)) for n in {t.ndim for t in like}}
+    return [by_rank[t.ndim].to(t.dtype) for t in like]

@@ -1,0 +1,29 @@
+"""Cosine decay of the learning rate (Loshchilov and Hutter 2017)."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated
+
+from msgspec import Meta
+
+from paribus.contracts import Schedule
+
+
+class Cosine(Schedule, frozen=True, kw_only=True):
+    """Half a cosine from 1 at the end of the warm-up to the floor at the last step.
+
+    Attributes:
+        warmup: steps of warm-up, or below 1 a fraction of all; its step i has (i + 1) / warmup.
+        floor: factor of the last step.
+    """
+
+    warmup: Annotated[float, Meta(ge=0)] = 0.0
+    floor: Annotated[float, Meta(ge=0, le=1)] = 0.0
+
+    def factor(self, step: int, total: int) -> float:
+        warm = round(self.warmup if self.warmup >= 1 else self.warmup * total)
+        if step < warm:
+            return (step + 1) / warm
+        done = min((step + 1 - warm) / max(total - warm, 1), 1.0)
+        return self.floor + (1 - self.floor) * (0.5 + 0.5 * math.cos(math.pi * done))
