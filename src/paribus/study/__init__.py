@@ -1,0 +1,1 @@
+"""What is asked: factors, expansion, fairness, the plan, hypotheses.  Torch-free."""

@@ -1,0 +1,432 @@
+"""Expansion: a study into variants, trials and conditions, in order of declaration."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from itertools import product
+from typing import Any
+
+from paribus import parts
+from paribus import spec as specs
+from paribus.contracts import Probe, Task
+from paribus.errors import ParibusError, SpecError, nearest
+from paribus.parts import dump
+from paribus.spec import CORE_REVISION, Spec, canonical, digest
+from paribus.study.factors import Arm, Factor
+from paribus.study.study import Eval, Study
+
+EVALUATOR_REVISION = 1  # bumped when evaluation changes numbers
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of training, resolved.  ``optim`` says what a later phase does with the optimizer
+    state: "keep" or "reset"."""
+
+    name: str
+    spec: Spec
+    optim: str = "reset"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One cell of the factors: tags by factor (None where a factor is absent), values, phases."""
+
+    index: int
+    tags: Mapping[str, str | None]
+    values: Mapping[str, Any]
+    phases: tuple[Phase, ...]
+    name: str
+
+    @property
+    def spec(self) -> Spec:
+        """The spec of the last phase."""
+        return self.phases[-1].spec
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A variant and a seed: the unit that is trained."""
+
+    name: str
+    variant: Variant
+    seed: int
+    run: int
+
+    @cached_property
+    def _core(self) -> dict[str, Any]:
+        return {
+            "phases": [
+                {"name": p.name, "optim": p.optim, "spec": dump(p.spec)}
+                for p in self.variant.phases
+            ],
+            "parts": {
+                k: v for p in self.variant.phases for k, v in specs.used_parts(p.spec).items()
+            },
+            "seed": self.seed,
+            "core": CORE_REVISION,
+        }
+
+    @cached_property
+    def spec_id(self) -> str:
+        """Hash of the resolved spec alone; needs no data."""
+        return digest(self._core)
+
+    @cached_property
+    def data(self) -> dict[str, Any]:
+        """Everything that identifies the trial, as plain data; reads the data's fingerprints."""
+        prints: dict[str, str] = {}
+        for p in self.variant.phases:
+            prints |= p.spec.task.fingerprints()
+        return {**self._core, "data": prints}
+
+    @cached_property
+    def id(self) -> str:
+        """The trial's identity: hash of spec, part revisions, seed and contents of its data."""
+        return digest(self.data)
+
+    @cached_property
+    def trunk(self) -> str | None:
+        """Identity of everything before the last phase; None without phases.  Trials of one trunk
+        share it."""
+        if len(self.variant.phases) < 2:
+            return None
+        return digest([self.seed, CORE_REVISION, [_trunk(p) for p in self.variant.phases[:-1]]])
+
+    @cached_property
+    def pack_key(self) -> str:
+        return digest(
+            [[p.name, p.optim, specs.pack_key(p.spec), p.spec.steps] for p in self.variant.phases]
+        )
+
+
+def _trunk(phase: Phase) -> dict[str, Any]:
+    """A phase with its schedule replaced by the lr trace that it realises."""
+    data = dump(phase.spec)
+    data.pop("schedule", None)
+    data["trace"] = _trace(canonical(dump(phase.spec.schedule)), phase.spec.steps or 0)
+    parts_used = specs.used_parts(phase.spec)
+    return {"spec": data, "parts": {k: v for k, v in parts_used.items() if "schedules" not in k}}
+
+
+@lru_cache(maxsize=64)
+def _trace(schedule: str, steps: int) -> str:
+    import json
+
+    part = parts.build("schedules", json.loads(schedule), "schedule")
+    return digest([part.factor(i, steps) for i in range(steps)])
+
+
+@dataclass(frozen=True)
+class Condition:
+    """An evaluation setting."""
+
+    evaluation: Eval
+    tags: Mapping[str, str | None]
+    patch: Mapping[str, Any]
+
+    @property
+    def key(self) -> str:
+        """How it prints: ``lm length=128``."""
+        levels = " ".join(f"{k}={v}" for k, v in self.tags.items() if v is not None)
+        return f"{self.evaluation.name} {levels}".strip()
+
+    def applies(self, trial: Trial) -> bool:
+        when = self.evaluation.when
+        return when is None or when.holds(trial.variant.tags)
+
+    def spec(self, trial: Trial) -> Spec:
+        """The trial's spec as this condition evaluates it."""
+        out = trial.variant.spec
+        if isinstance(self.evaluation.what, Task):
+            out = specs.patch(out, "task", self.evaluation.what)
+            out = specs.patch(out, "rows", None) if out.task.rows() is not None else out
+        for path, value in self.patch.items():
+            try:
+                out = specs.patch(out, path, value)
+            except SpecError as error:
+                raise SpecError(f"evaluation {self.key!r}, trial {trial.name!r}: {error}") from None
+        return out
+
+    def id(self, trial: Trial) -> str:
+        """Identity: evaluator revision, parameters, data, dtype, checkpoint; not its name."""
+        spec = self.spec(trial)
+        what = self.evaluation.what
+        changed = dump(spec.model) if any(p.startswith("model") for p in self.patch) else None
+        return digest(
+            {
+                "revision": EVALUATOR_REVISION,
+                "task": dump(spec.task),
+                "probe": dump(what) if isinstance(what, Probe) else what if _named(what) else None,
+                "parts": specs.used_parts([spec.task, what]),
+                "data": spec.task.fingerprints(),
+                "model": changed,
+                "split": self.evaluation.split,
+                "examples": self.evaluation.examples,
+                "by": list(self.evaluation.by),
+                "dtype": spec.precision,
+                "checkpoint": "last",
+            }
+        )
+
+
+def _named(what: Any) -> bool:
+    return isinstance(what, str)
+
+
+@dataclass(frozen=True)
+class Expansion:
+    study: Study
+    variants: list[Variant]
+    trials: list[Trial]
+    conditions: list[Condition]
+    skipped: list[dict[str, Any]]
+
+    def evaluations(self) -> Iterator[tuple[Trial, Condition]]:
+        """Every cell of the study: trial × condition."""
+        for trial in self.trials:
+            for condition in self.conditions:
+                if condition.applies(trial):
+                    yield trial, condition
+
+
+class _Cell:
+    """What a ``skip`` predicate sees: values by factor, ``levels`` (tags) and ``spec``."""
+
+    def __init__(self, values: Mapping[str, Any], tags: Mapping[str, Any], spec: Spec) -> None:
+        self.__dict__.update(values)
+        self.levels, self.spec = dict(tags), dump(spec, full=True)
+
+    def __getattr__(self, name: str) -> Any:
+        raise SpecError(f"skip: a cell has no {name!r}; {nearest(name, self.__dict__)}")
+
+
+def cells(factors: list[Factor]) -> Iterator[dict[Factor, Any]]:
+    """Every combination of levels; a conditional factor exists only under its arm."""
+    names = [f.name for f in factors]
+    for i, f in enumerate(factors):
+        for other in f.when.levels if f.when else ():
+            if other not in names[:i]:
+                raise SpecError(
+                    f"factor {f.name!r}: when= speaks of {other!r}, which must be declared before"
+                )
+
+    def walk(i: int, chosen: dict[Factor, Any]) -> Iterator[dict[Factor, Any]]:
+        if i == len(factors):
+            yield dict(chosen)
+            return
+        f = factors[i]
+        tags = {g.name: lv.tag if lv else None for g, lv in chosen.items()}
+        for level in f.levels if f.when is None or f.when.holds(tags) else [None]:
+            yield from walk(i + 1, {**chosen, f: level})
+
+    yield from walk(0, {})
+
+
+def expand(study: Study) -> Expansion:
+    """Variants, trials and conditions of a study; every refusal that needs no data."""
+    variants: list[Variant] = []
+    skipped: list[dict[str, Any]] = []
+    for cell in cells(list(study.factors)):
+        tags = {f.name: lv.tag if lv else None for f, lv in cell.items()}
+        values = {f.name: lv.value if lv else None for f, lv in cell.items()}
+        rules = _phases(study, cell, final=False)
+        reason = _skip(study, _Cell(values, tags, rules[-1].spec))
+        if reason is not None:
+            skipped.append({"reason": reason, "levels": tags})
+            continue
+        phases = _phases(study, cell, final=True)
+        name = _name(study.names or _default_names(study), tags, phases[-1].spec)
+        variants.append(Variant(len(variants), tags, values, phases, name))
+    if not variants:
+        raise SpecError(f"study {study.name!r}: an empty grid: skip= leaves no cell")
+    _refuse_without_effect(study, variants)
+    trials = _trials(study, variants)
+    conditions = [c for e in study.evaluate for c in _conditions(e)]
+    expansion = Expansion(study, variants, trials, conditions, skipped)
+    _check_conditions(expansion)
+    return expansion
+
+
+def _phases(study: Study, cell: Mapping[Factor, Any], *, final: bool) -> tuple[Phase, ...]:
+    names = ["train", *(n for n, _ in study.phased.phases)]
+    patches: dict[str, list[tuple[str, str, Any]]] = {n: [] for n in names}
+    for f, level in cell.items():
+        for path, value in level.patch.items() if level else ():
+            phase, _, rest = path.rpartition(":")
+            if (phase or "train") not in patches:
+                raise SpecError(f"factor {f.name!r}: no phase {phase!r}; {nearest(phase, names)}")
+            where = f"factor {f.name!r}, level {level.tag!r}"
+            patches[phase or "train"].append((where, rest, value))
+    out: list[Phase] = []
+    current = study.phased.base
+    for name in names:
+        own = [] if name == "train" else list(dict(study.phased.phases)[name].items())
+        optim = "reset" if name == "train" else "keep"
+        for where, path, value in [*((f"phase {name!r}", p, v) for p, v in own), *patches[name]]:
+            if path == "optim" and value in ("keep", "reset"):
+                optim = value
+                continue
+            try:
+                current = specs.patch(current, path, value)
+            except SpecError as error:
+                raise SpecError(f"{where}: {error}") from None
+        phase_spec = current
+        if final:
+            try:
+                phase_spec = specs.resolve(_budgeted(study, current))
+            except SpecError as error:
+                tags = ", ".join(f"{f.name}={lv.tag}" for f, lv in cell.items() if lv)
+                raise SpecError(f"{tags or study.name}: {error}") from None
+        out.append(Phase(name, phase_spec, optim))
+    return tuple(out)
+
+
+def _budgeted(study: Study, spec: Spec) -> Spec:
+    if study.budget is None:
+        return spec
+    unit, amount = study.budget.unit, study.budget.amount
+    if unit == "seconds":
+        raise SpecError("budget: equal seconds need a measured speed, which is not there yet")
+    rows = spec.task.rows() or spec.rows or 1
+    if unit == "steps":
+        steps = amount
+    else:
+        length = spec.task.io().length
+        if length is None:
+            raise SpecError(f"budget: {unit} need a task of fixed length")
+        per_step = float(rows * length)
+        if unit == "flops":
+            from paribus.nn import flops
+
+            resolved = specs.resolve(specs.patch(spec, "steps", 1))
+            if not isinstance(resolved.model, specs.Model):
+                raise SpecError("budget: the flops of an external model are not known")
+            per_step *= flops.training(resolved.model, length)
+        steps = amount / per_step
+    return specs.patch(spec, "steps", max(1, round(steps)))
+
+
+def _skip(study: Study, cell: _Cell) -> str | None:
+    for reason, predicate in study.skip:
+        try:
+            if predicate(cell):
+                return reason
+        except ParibusError:
+            raise
+        except Exception as error:
+            raise SpecError(f"skip {reason!r}: {type(error).__name__}: {error}") from None
+    return None
+
+
+def _refuse_without_effect(study: Study, variants: list[Variant]) -> None:
+    """Two variants that resolve to equal specs: some factor has no effect there."""
+    seen: dict[str, Variant] = {}
+    for v in variants:
+        h = digest([[p.name, p.optim, dump(p.spec)] for p in v.phases])
+        if h in seen:
+            other = seen[h]
+            moved = [f for f in v.tags if v.tags[f] != other.tags[f]]
+            raise SpecError(
+                f"factor {', '.join(repr(f) for f in moved)} has no effect: "
+                + " and ".join(", ".join(f"{f}={w.tags[f]}" for f in moved) for w in (other, v))
+                + " resolve to equal specs; drop a level, or use when= or skip="
+            )
+        seen[h] = v
+
+
+# ── names ───────────────────────────────────────────────────────────────────────────────────
+
+_FIELD = re.compile(r"(-?)\{([\w.]+)(\?)?\}")
+
+
+def _default_names(study: Study) -> str:
+    return "-".join(f"{{{f.name}?}}" for f in study.factors) or study.name
+
+
+def _name(template: str, tags: Mapping[str, str | None], spec: Spec) -> str:
+    """The name without the seed: ``{seed}`` and ``{run}`` stay for the trial to fill."""
+
+    def fill(match: re.Match[str]) -> str:
+        hyphen, name, optional = match.groups()
+        if name in ("seed", "run"):
+            return match.group(0)
+        if name in tags:
+            if tags[name] is None:
+                if not optional:
+                    raise SpecError(f"names: {name!r} is absent in some cells; write {{{name}?}}")
+                return ""
+            return f"{hyphen}{tags[name]}"
+        if "." in name:
+            return f"{hyphen}{specs.at(spec, name)}"
+        raise SpecError(f"names: no factor {name!r}; {nearest(name, [*tags, 'seed', 'run'])}")
+
+    out = _FIELD.sub(fill, template).lstrip("-")
+    bad = re.search(r"[^\w./+=@,{}-]", out)
+    if bad:
+        raise SpecError(f"names: {out!r} holds {bad.group(0)!r}; use tag= for such levels")
+    return out or "base"
+
+
+def _trials(study: Study, variants: list[Variant]) -> list[Trial]:
+    out: list[Trial] = []
+    owner: dict[str, Variant] = {}
+    assert isinstance(study.seeds, list)
+    for v in variants:
+        for run, seed in enumerate(study.seeds, 1):
+            name = v.name.replace("{seed}", str(seed)).replace("{run}", str(run))
+            if name == v.name and len(study.seeds) > 1:
+                name += f"-s{seed}"
+            if name in owner:
+                raise SpecError(
+                    f"names: {name!r} stands for two trials "
+                    f"({_tags(owner[name])} and {_tags(v)}); add the factor to names="
+                )
+            owner[name] = v
+            out.append(Trial(name, v, seed, run))
+    return out
+
+
+def _tags(v: Variant) -> str:
+    return ", ".join(f"{k}={t}" for k, t in v.tags.items() if t is not None)
+
+
+# ── conditions ──────────────────────────────────────────────────────────────────────────────
+
+
+def _conditions(evaluation: Eval) -> Iterator[Condition]:
+    for levels in product(*(f.levels for f in evaluation.over)):
+        patch: dict[str, Any] = {}
+        for f, level in zip(evaluation.over, levels, strict=True):
+            for path, value in level.patch.items():
+                if path.partition(".")[0] not in ("task", "model"):
+                    raise SpecError(
+                        f"factor {f.name!r}: an evaluation patches the task or the model, "
+                        f"not {path!r}"
+                    )
+                patch[path] = value
+        tags = {f.name: lv.tag for f, lv in zip(evaluation.over, levels, strict=True)}
+        yield Condition(evaluation, tags, patch)
+
+
+def _check_conditions(expansion: Expansion) -> None:
+    """Every condition's patch fits every trial, and no condition repeats another."""
+    firsts = {t.variant.index: t for t in reversed(expansion.trials)}
+    for trial in firsts.values():
+        seen: dict[str, str] = {}
+        for c in expansion.conditions:
+            if not c.applies(trial):
+                continue
+            h = digest([dump(c.spec(trial)), c.evaluation.name])
+            if h in seen:
+                raise SpecError(
+                    f"evaluation {c.key!r} equals {seen[h]!r}: its factor has no effect"
+                )
+            seen[h] = c.key
+
+
+def arm_of(study: Study, arm: Arm | None) -> dict[str, list[str]] | None:
+    return arm.data() if arm is not None else None

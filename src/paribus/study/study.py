@@ -1,0 +1,191 @@
+"""The study: what a study file builds."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from paribus.contracts import Probe, Task
+from paribus.errors import SpecError, nearest
+from paribus.spec import Phased, Spec
+from paribus.study.factors import Arm, Factor
+
+if TYPE_CHECKING:
+    from paribus.study.expand import Condition, Expansion, Trial, Variant
+
+
+@dataclass(frozen=True)
+class Eval:
+    """An evaluation: a task or probe, over factors of evaluation.
+
+    Args:
+        name: how it prints.
+        what: a task or a probe; None: the trial's own task.
+        over: factors whose levels are conditions (paths of the task or of the model).
+        by: slices, columns of the record.
+        every: also every so many steps of training.
+        when: only for trials of this arm.
+        split: "test" judges; "validation" is for choosing.
+        examples: at most so many examples; None: the task's own number.
+    """
+
+    name: str
+    what: Task | Probe | str | None = None
+    over: Sequence[Factor] = ()
+    by: Sequence[str] = ()
+    every: int | None = None
+    when: Arm | None = None
+    split: str = "test"
+    examples: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.split not in ("train", "validation", "test"):
+            raise SpecError(
+                f"evaluation {self.name!r}: split {self.split!r}; "
+                f"{nearest(self.split, ('train', 'validation', 'test'))}"
+            )
+        if self.every is not None and self.every < 1:
+            raise SpecError(f"evaluation {self.name!r}: every={self.every} must be at least 1")
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What every arm gets the same of; the steps follow."""
+
+    unit: str
+    amount: float
+
+
+def equal(unit: str, amount: float) -> Budget:
+    """``budget=equal("tokens", 1e9)``: every arm trains for the same tokens, steps or flops."""
+    units = ("tokens", "steps", "flops", "seconds")
+    if unit not in units:
+        raise SpecError(f"budget: no unit {unit!r}; {nearest(unit, units)}")
+    if not amount > 0:
+        raise SpecError(f"budget: {amount!r} {unit} is not a positive amount")
+    return Budget(unit, amount)
+
+
+@dataclass
+class Study:
+    """One question, answered by an ablation.
+
+    Args:
+        name, question: what is asked.
+        base: the spec that the factors patch (with further phases where given).
+        factors: in order of declaration; the first varies slowest, seeds fastest.
+        seeds: a number (1 … n) or a list.
+        evaluate: evaluations; each trial is trained once and evaluated under every condition.
+        baseline: the arm that others are compared with.
+        primary: the metric of the table and the figure; default: the task's first.
+        names: template of trial names: ``{factor}``, ``{factor?}`` (dropped with its hyphen where
+            the factor is absent), ``{model.width}``, ``{seed}``, ``{run}``.
+        columns: template of the wide table.
+        skip: ``[(reason, predicate)]``; the predicate sees a cell's values and ``.spec``.
+        hypotheses, criteria, checks: by name; checks are manipulation checks: where one fails,
+            the hypotheses are not testable.
+        accept: refusals that are meant, with the reason.
+        references: arms that are evaluated, never trained.
+        budget: ``equal(unit, amount)``.
+        scale: ``name@scale`` is a study of its own.
+    """
+
+    name: str
+    question: str
+    base: Spec | Phased
+    factors: Sequence[Factor] = ()
+    seeds: int | Sequence[int] = 1
+    evaluate: Sequence[Eval] = ()
+    baseline: Arm | None = None
+    primary: str | None = None
+    names: str | None = None
+    columns: str | None = None
+    skip: Sequence[tuple[str, Callable[[Any], bool]]] = ()
+    hypotheses: Mapping[str, Any] = field(default_factory=dict)
+    criteria: Mapping[str, Any] = field(default_factory=dict)
+    checks: Mapping[str, Any] = field(default_factory=dict)
+    accept: Mapping[str, str] = field(default_factory=dict)
+    references: Mapping[str, str] = field(default_factory=dict)
+    budget: Budget | None = None
+    alpha: float = 0.05
+    scale: str = "main"
+
+    def __post_init__(self) -> None:
+        if not self.name or any(c not in NAME for c in self.name):
+            raise SpecError(f"study {self.name!r}: a name is letters, digits, '-', '_' and '.'")
+        if any(c not in NAME for c in self.scale):
+            raise SpecError(f"study {self.name!r}: scale {self.scale!r} is no name")
+        if isinstance(self.base, Spec):
+            self.base = Phased(self.base)
+        if not isinstance(self.base, Phased):
+            raise SpecError(f"study {self.name!r}: base must be a Spec, not {self.base!r}")
+        if isinstance(self.seeds, bool) or not self.seeds:
+            raise SpecError(f"study {self.name!r}: seeds={self.seeds!r}; give at least one")
+        self.seeds = (
+            list(range(1, self.seeds + 1)) if isinstance(self.seeds, int) else list(self.seeds)
+        )
+        for s in self.seeds:
+            if not isinstance(s, int) or isinstance(s, bool) or s < 0:
+                raise SpecError(f"study {self.name!r}: seed {s!r} is not a whole number from 0 on")
+        twice = sorted({s for s in self.seeds if self.seeds.count(s) > 1})
+        if twice:
+            raise SpecError(f"study {self.name!r}: seed {twice[0]} is repeated")
+        if not 0 < self.alpha < 0.5:
+            raise SpecError(f"study {self.name!r}: alpha={self.alpha!r} must lie in (0, 0.5)")
+        self._unique("factor", [f.name for f in self.all_factors()])
+        self._unique("evaluation", [e.name for e in self.evaluate])
+        if both := set(self.hypotheses) & set(self.criteria) | set(self.hypotheses) & set(
+            self.checks
+        ):
+            raise SpecError(f"study {self.name!r}: {sorted(both)[0]!r} is named twice")
+
+    def _unique(self, what: str, names: Iterable[str]) -> None:
+        names = list(names)
+        for n in names:
+            if names.count(n) > 1:
+                raise SpecError(f"study {self.name!r}: {what} {n!r} is declared twice")
+
+    def condition_factors(self) -> list[Factor]:
+        """Factors of evaluation, each once, in order of declaration."""
+        out: list[Factor] = []
+        for e in self.evaluate:
+            out += [f for f in e.over if f not in out]
+        return out
+
+    def all_factors(self) -> list[Factor]:
+        return [*self.factors, *self.condition_factors()]
+
+    @property
+    def instance(self) -> str:
+        return f"{self.name}@{self.scale}"
+
+    @property
+    def phased(self) -> Phased:
+        assert isinstance(self.base, Phased)
+        return self.base
+
+    def with_(self, **changes: Any) -> Study:
+        """A copy with some fields changed (``seeds=``, ``scale=``)."""
+        return replace(self, **changes)
+
+    def expand(self) -> Expansion:
+        """Every variant, trial and condition, in order of declaration."""
+        from paribus.study.expand import expand
+
+        return expand(self)
+
+    def variants(self) -> tuple[list[Variant], list[dict[str, Any]]]:
+        """(variants, skipped cells with reasons)."""
+        e = self.expand()
+        return e.variants, e.skipped
+
+    def trials(self) -> list[Trial]:
+        return self.expand().trials
+
+    def conditions(self) -> list[Condition]:
+        return self.expand().conditions
+
+
+NAME = frozenset(string.ascii_letters + string.digits + "-_.")
