@@ -1,0 +1,50 @@
+"""Checkpoints and weights as bytes: safetensors and one JSON.  The store alone writes them.
+
+A checkpoint is one trial's own, whatever stack it ran in: tensors lose the trial axis here and get
+it back when a stack is put together, so a trial resumes into any other stack.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load, save
+from torch import Tensor
+
+
+def member(tensors: Mapping[str, Tensor], e: int) -> dict[str, Tensor]:
+    """The slice of trial ``e`` of stacked tensors [E, …]."""
+    return {k: t[e].detach().to("cpu").contiguous() for k, t in tensors.items()}
+
+
+def stack(members: Sequence[Mapping[str, Tensor]], device: str) -> dict[str, Tensor]:
+    """Stacked tensors [E, …] of members' tensors."""
+    return {k: torch.stack([m[k] for m in members]).to(device) for k in members[0]}
+
+
+def encode(tensors: Mapping[str, Tensor], notes: Mapping[str, Any]) -> dict[str, bytes]:
+    """The files of a checkpoint."""
+    return {
+        "state.safetensors": save(dict(tensors)),
+        "notes.json": json.dumps(notes, sort_keys=True).encode(),
+    }
+
+
+def decode(files: Mapping[str, Path]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """What ``encode`` was given."""
+    tensors = load(Path(files["state.safetensors"]).read_bytes())
+    return tensors, json.loads(Path(files["notes.json"]).read_bytes())
+
+
+def weights(tensors: Mapping[str, Tensor]) -> bytes:
+    """The weights file of a finished trial."""
+    return save(dict(tensors))
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Parameter path -> tensor, without the trial axis."""
+    return load(Path(path).read_bytes())

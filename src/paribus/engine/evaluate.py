@@ -1,0 +1,164 @@
+"""Evaluation of trained weights under a condition: per-item sums, totals, slices."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from paribus import arrays
+from paribus.contracts import Metric, Source, Task
+from paribus.engine.net import make_net
+from paribus.engine.settings import Settings, describe
+from paribus.errors import SpecError, nearest
+from paribus.parts import dump
+from paribus.spec import Spec, canonical
+from paribus.text.data import Data
+
+TOKENS = 8192  # tokens of a forward pass; fixed, so that a record does not depend on free memory
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A condition, resolved for a trial: what a worker needs to evaluate it."""
+
+    id: str
+    key: str
+    spec: Spec
+    split: str
+    examples: int | None
+    by: tuple[str, ...]
+    every: int | None = None
+
+
+def evaluate(
+    params: Mapping[str, Tensor],
+    specs: Sequence[Spec],
+    setting: Setting,
+    data: Data,
+    settings: Settings,
+    opened: dict[str, Source] | None = None,
+) -> list[dict[str, Any]]:
+    """A record for each trial of a stack: totals, per-item sums and slices of every metric.
+
+    Args:
+        params: stacked parameters [E, …].
+        specs: each trial's spec as the condition evaluates it.
+        opened: sources that are open already, by task and split; filled.
+    """
+    began = time.monotonic()
+    spec = specs[0]
+    net = make_net(specs, settings.device, settings.kernel)
+    opened = {} if opened is None else opened
+    task = canonical([dump(spec.task), setting.split])
+    if task not in opened:
+        opened[task] = spec.task.open(data.bind(setting.split), settings.device)
+    source = opened[task]
+    size = min(source.size, setting.examples or source.size)
+    length = spec.task.io().length or 1
+    batch_rows = max(1, TOKENS // length)
+    sums: dict[str, list[Tensor]] = {}
+    counts: dict[str, list[Tensor]] = {}
+    with torch.inference_mode():
+        for i in range(0, size, batch_rows):
+            batch = source.examples(i, min(i + batch_rows, size))
+            stacked = {k: t[None].expand(len(specs), *t.shape) for k, t in batch.items()}
+            scores = spec.task.score(net(params, stacked), stacked)
+            for name, (sum_EB, count_EB) in scores.items():
+                sums.setdefault(name, []).append(sum_EB.double().cpu())
+                counts.setdefault(name, []).append(count_EB.double().cpu())
+    slices = _slices(spec.task, source, setting, size)
+    out = []
+    for e in range(len(specs)):
+        items = {
+            name: (torch.cat([s[e] for s in sums[name]]), torch.cat([c[e] for c in counts[name]]))
+            for name in sums
+        }
+        record = _record(items, spec.task.metrics, slices)
+        groups = source.groups()
+        record |= {
+            "status": "done",
+            "condition": setting.id,
+            "key": setting.key,
+            "split": setting.split,
+            "size": size,
+            "groups": arrays.pack(groups[:size]) if groups is not None else None,
+            "seconds": round(time.monotonic() - began, 3),
+            "engine": {
+                "engine": "eager",
+                "stack": len(specs),
+                "micro_batch": batch_rows,
+                **describe(settings),
+            },
+        }
+        out.append(record)
+    return out
+
+
+def _slices(
+    task: Task, source: Source, setting: Setting, size: int
+) -> dict[str, np.ndarray[Any, Any]]:
+    known = source.slices()
+    for name in setting.by:
+        if name not in known:
+            raise SpecError(
+                f"evaluation {setting.key!r}: task {task.name} has no slice {name!r}; "
+                f"{nearest(name, known)}"
+            )
+    return {name: known[name][:size] for name in setting.by}
+
+
+def _record(
+    items: Mapping[str, tuple[Tensor, Tensor]],
+    metrics: Mapping[str, Metric],
+    slices: Mapping[str, np.ndarray[Any, Any]],
+) -> dict[str, Any]:
+    totals: dict[str, Any] = {}
+    for name, (s, c) in items.items():
+        totals[name] = {"sum": float(s.sum()), "count": float(c.sum())}
+    out: dict[str, Any] = {
+        "metrics": values(totals, metrics),
+        "items": {
+            name: {"sum": arrays.pack(_finite(s)), "count": arrays.pack(c)}
+            for name, (s, c) in items.items()
+        },
+        "slices": {},
+    }
+    for by, labels in slices.items():
+        for level in sorted(set(labels.tolist())):
+            at = torch.from_numpy(labels == level)
+            part = {
+                name: {"sum": float(s[at].sum()), "count": float(c[at].sum())}
+                for name, (s, c) in items.items()
+            }
+            out["slices"][f"{by}={level}"] = values(part, metrics)
+    return out
+
+
+def values(
+    totals: Mapping[str, Mapping[str, float]], metrics: Mapping[str, Metric]
+) -> dict[str, Any]:
+    """Every metric as {value, count}: ratios of totals, and those derived from them."""
+    out: dict[str, Any] = {}
+    for name, metric in metrics.items():
+        total = totals.get(metric.of or name)
+        if total is None or not total["count"]:
+            continue
+        value = total["sum"] / total["count"]
+        if metric.transform == "exp":
+            value = math.exp(value) if value < 700 else math.inf
+        out[name] = {
+            "value": value if math.isfinite(value) else None,
+            "count": total["count"],
+        }
+    return out
+
+
+def _finite(x: Tensor) -> np.ndarray[Any, Any]:
+    return np.nan_to_num(x.numpy(), nan=1e308, posinf=1e308, neginf=-1e308)

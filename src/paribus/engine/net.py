@@ -1,0 +1,166 @@
+"""One interface for what is trained: our Transformer, stacked, or a user's module, unstacked."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from paribus import parts
+from paribus.contracts import P, View
+from paribus.errors import SpecError
+from paribus.nn.dropout import Dropout
+from paribus.nn.initialise import initialise
+from paribus.nn.transformer import Transformer
+from paribus.spec import External, Model, Spec
+
+PRECISION = {
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+    "fp64": torch.float64,
+}
+
+
+class Net:
+    """A stack of models of one shape.
+
+    Attributes:
+        declared: P by parameter path.
+        trained: the paths that are trained (not frozen).
+    """
+
+    def __init__(self, specs: Sequence[Spec], device: str, kernel: str) -> None:
+        spec = specs[0]
+        model = spec.model
+        assert isinstance(model, Model)
+        self.specs, self.device, self.kernel = list(specs), device, kernel
+        self.core = Transformer(model)
+        self.declared: dict[str, P] = self.core.declared
+        self.trained: list[str] = trained_paths(self.declared, spec.freeze)
+        self.compute = PRECISION[spec.precision]
+        self.differs = any(s.model != model for s in specs)
+        self._tables: dict[int, Any] = {}
+
+    def initial(self, seeds: Sequence[int]) -> dict[str, Tensor]:
+        """Parameters [E, …], each drawn by (seed, path)."""
+        dtype = torch.float64 if self.compute == torch.float64 else torch.float32
+        p = initialise(self.specs[0].model, self.specs[0].init, list(seeds), dtype)  # type: ignore[arg-type]
+        return {k: t.to(self.device) for k, t in p.items()}
+
+    def __call__(
+        self, p: Mapping[str, Tensor], batch: Mapping[str, Tensor], drop: Dropout | None = None
+    ) -> Tensor:
+        """Outputs [E,B,T,V] (or [E,B,T] for a scalar read-out) of a stacked batch."""
+        inputs = batch["inputs"]
+        coordinates = {k[4:]: v for k, v in batch.items() if k.startswith("pos.")}
+        return self.core.forward(
+            p,
+            inputs,
+            View(coordinates) if coordinates else None,
+            tables=self._own_tables(p, inputs.shape[2], coordinates),
+            valid_EBT=batch.get("valid"),
+            drop=drop,
+            kernel=self.kernel,
+            dtype=self.compute,
+        )
+
+    def _own_tables(
+        self, p: Mapping[str, Tensor], length: int, coordinates: Mapping[str, Tensor]
+    ) -> Mapping[str, Tensor] | None:
+        """Tables of a stack whose positions differ in numbers; None leaves them to the model."""
+        if not self.differs:
+            return None
+        models: list[Any] = [s.model for s in self.specs]
+        master = next(iter(p.values())).dtype
+        if coordinates:
+            view = self.core.view(length, device=self.device, given=coordinates)
+            return self.core.tables(view, models, master)
+        if length not in self._tables:
+            view = self.core.view(length, device=self.device)
+            self._tables[length] = self.core.tables(view, models, master)
+        return self._tables[length]
+
+
+class ExternalNet:
+    """A user's own ``nn.Module``: E = 1, its own initialisation, no freezing by role."""
+
+    def __init__(self, specs: Sequence[Spec], device: str, kernel: str) -> None:
+        spec = specs[0]
+        assert isinstance(spec.model, External) and len(specs) == 1
+        self.specs, self.device, self.kernel = list(specs), device, kernel
+        self.compute = PRECISION[spec.precision]
+        if spec.precision in ("bf16", "fp16"):
+            raise SpecError("precision: an external model runs in fp32 or fp64")
+        self.target = load_external(spec.model)
+        self.module: torch.nn.Module | None = None
+        self._build(0)
+        assert self.module is not None
+        self.declared: dict[str, P] = {
+            k: P(tuple(t.shape), decay=t.ndim > 1, role="weight")
+            for k, t in self.module.named_parameters()
+        }
+        self.trained: list[str] = trained_paths(self.declared, spec.freeze)
+
+    def _build(self, seed: int) -> torch.nn.Module:
+        model = self.specs[0].model
+        assert isinstance(model, External)
+        with torch.random.fork_rng(devices=[]):  # the global generator is put back afterwards
+            torch.random.default_generator.manual_seed(seed)
+            module = self.target(**model.arguments)
+        if not isinstance(module, torch.nn.Module):
+            raise SpecError(f"external {model.target}: not a torch.nn.Module")
+        self.module = module.to(device=self.device, dtype=self.compute)
+        return self.module
+
+    def initial(self, seeds: Sequence[int]) -> dict[str, Tensor]:
+        module = self._build(seeds[0])
+        return {k: t.detach().clone()[None] for k, t in module.named_parameters()}
+
+    def __call__(
+        self, p: Mapping[str, Tensor], batch: Mapping[str, Tensor], drop: Any = None
+    ) -> Tensor:
+        assert self.module is not None
+        ids_BT = batch["inputs"][0]
+        out = torch.func.functional_call(self.module, {k: t[0] for k, t in p.items()}, (ids_BT,))
+        want = (*ids_BT.shape[:2],)
+        if not isinstance(out, Tensor) or tuple(out.shape[:2]) != want or out.ndim != 3:
+            shape = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
+            raise SpecError(f"external model: forward(ids_BT) gave {shape}; wanted (B, T, V)")
+        return out[None]
+
+
+def make_net(specs: Sequence[Spec], device: str, kernel: str) -> Net | ExternalNet:
+    kind = Net if isinstance(specs[0].model, Model) else ExternalNet
+    return kind(specs, device, kernel)
+
+
+def trained_paths(declared: Mapping[str, P], freeze: Sequence[str]) -> list[str]:
+    """Paths that are trained; a pattern that matches nothing is an error."""
+    for pattern in freeze:
+        if not any(fnmatchcase(path, pattern) for path in declared):
+            raise SpecError(f"freeze: {pattern!r} matches no parameter; e.g. '*.attn.q'")
+    out = [k for k in declared if not any(fnmatchcase(k, pattern) for pattern in freeze)]
+    if not out:
+        raise SpecError("freeze: nothing is left to train")
+    return out
+
+
+def load_external(model: External) -> Any:
+    """The class or function of ``external("package.module:Name")``; a file beside the study
+    goes before an installed package."""
+    path, name = model.source(), model.target.partition(":")[2]
+    spec = importlib.util.spec_from_file_location(f"paribus_external.{name}", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    folder = parts.local_folder_or_base()
+    if folder is not None and str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+    spec.loader.exec_module(module)
+    return getattr(module, name)

@@ -1,0 +1,182 @@
+"""Preflight: for each distinct graph two steps, a checkpoint round trip and every condition, so
+that nothing dies in evaluation at hour thirty; and a setting that nothing reads is refused."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from paribus import parts, reads
+from paribus import spec as specs
+from paribus.engine import checkpoint
+from paribus.engine.evaluate import TOKENS, Setting, evaluate
+from paribus.engine.settings import Settings, apply, pick_device
+from paribus.engine.train import Member, Phase, Trainer
+from paribus.engine.worker import member
+from paribus.errors import ParibusError, SpecError
+from paribus.parts import defaults, dump, same
+from paribus.text import paths
+from paribus.text.data import Data
+
+__all__ = ["Finding", "check", "main", "pick_device"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What preflight found about one graph or part."""
+
+    name: str
+    failed: bool
+    text: str
+    seconds: float = 0.0
+
+    def data(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def __str__(self) -> str:
+        return f"{'FAILED' if self.failed else 'ok':6} {self.name}: {self.text}"
+
+
+def check(plan: Any, device: str) -> list[Finding]:
+    """The preflight of a plan, and the contract tests of the parts beside the study."""
+    from paribus.engine import contract
+
+    settings = Settings(device=device)
+    apply(settings)
+    out = []
+    for cls in parts.scan_local():
+        out += [
+            Finding(f"{cls.kind}.{cls.__part__}", r.failed, f"{r.name}: {r.text}")
+            for r in contract.run(cls)
+        ]
+    for finding in run(plan.graphs(), settings, Path(plan.store.home) / "cache"):
+        out.append(finding)
+    return out
+
+
+def run(graphs: Sequence[Mapping[str, Any]], settings: Settings, cache: Path) -> list[Finding]:
+    """One finding a graph."""
+    out = []
+    with tempfile.TemporaryDirectory() as scratch:
+        data = Data(cache if cache.is_dir() else Path(scratch))
+        for graph in graphs:
+            began = time.monotonic()
+            try:
+                text = _graph(graph, settings, data)
+                out.append(Finding(graph["name"], False, text, time.monotonic() - began))
+            except ParibusError as error:
+                out.append(Finding(graph["name"], True, str(error)))
+            except torch.OutOfMemoryError as error:
+                out.append(Finding(graph["name"], True, f"out of memory: {error}".split("\n")[0]))
+            except Exception as error:
+                where = f"{type(error).__name__}: {error}".split("\n")[0]
+                out.append(Finding(graph["name"], True, where))
+    return out
+
+
+def _graph(graph: Mapping[str, Any], settings: Settings, data: Data) -> str:
+    m = member(graph["data"], "preflight", graph["name"])
+    short = [Phase(p.name, _shorter(p.spec, settings), p.optim) for p in m.phases]
+    conditions = [c for c in graph["conditions"] if c["spec"]]
+    judged = [specs.load(c["spec"]) for c in conditions]
+    with reads.Reads(*(p.spec for p in short), *judged) as seen:
+        _resolve(short)
+        m = Member("preflight", graph["name"], m.seed, short)
+        trainer = Trainer([m], settings, data)
+        trainer.run()
+        _round_trip(m)
+        params = trainer.params
+        for c, spec in zip(conditions, judged, strict=True):
+            rows = max(1, TOKENS // (spec.task.io().length or 1))
+            setting = Setting(c["id"], c["key"], spec, c["split"], rows, tuple(c["by"]))
+            evaluate({k: t.detach() for k, t in params.items()}, [spec], setting, data, settings)
+    _refuse_unread(graph, m.phases, seen)
+    refused = len(graph["conditions"]) - len(conditions)
+    n = sum(t[0].numel() for t in params.values())
+    return f"{n:,} parameters, two steps, checkpoint, {len(conditions)} conditions" + (
+        f", {refused} refused" if refused else ""
+    )
+
+
+def _shorter(spec: specs.Spec, settings: Settings) -> specs.Spec:
+    """Two steps; on the CPU of two rows."""
+    spec = specs.patch(spec, "steps", 2)
+    task_rows = spec.task.rows()
+    if settings.device == "cpu" and task_rows is None:
+        spec = specs.patch(spec, "rows", min(spec.rows or 2, 2))
+    return spec
+
+
+def _resolve(phases: Sequence[Phase]) -> None:
+    """What resolution and identity read counts as read."""
+    for p in phases:
+        specs.resolve(p.spec)
+        p.spec.task.fingerprints()
+
+
+def _round_trip(m: Member) -> None:
+    assert m.state is not None
+    files = checkpoint.encode(*m.state)
+    with tempfile.TemporaryDirectory() as folder:
+        where = {}
+        for name, content in files.items():
+            where[name] = Path(folder) / name
+            where[name].write_bytes(content)
+        tensors, notes = checkpoint.decode(where)
+    if notes != json.loads(json.dumps(m.state[1])) or any(
+        not torch.equal(t, m.state[0][k]) and not t.isnan().any() for k, t in tensors.items()
+    ):
+        raise ParibusError("a checkpoint does not come back as it was written")
+
+
+# Settings whose effect two steps cannot show, or that are read before: never called unread.
+_BEYOND = ("corpora", "tokenizers")
+
+
+def _refuse_unread(graph: Mapping[str, Any], phases: Sequence[Phase], seen: reads.Reads) -> None:
+    """Refuse what a factor sets, or the base sets away from its default, and nothing read."""
+    for path, value in reads.structs(phases[-1].spec).items():
+        if isinstance(value, parts.Part) and value.kind in _BEYOND:
+            continue
+        default = defaults(type(value))
+        for field, now in parts.raw(value).items():
+            place = f"{path}.{field}" if path else field
+            changed = field not in default or not same(dump(now), default[field])
+            varied = place in graph.get("varied", ())
+            if (changed or varied) and seen.unread(place):
+                factor = f"factor {graph['varied'][place]!r}: " if varied else ""
+                raise SpecError(
+                    f"{factor}{place} = {dump(now)!r} has no effect: nothing "
+                    "read it while the trial was built and took two steps"
+                )
+
+
+def main() -> int:
+    """``python -m paribus.engine.preflight``: the start of a run; findings as JSON lines."""
+    told = json.load(sys.stdin)
+    work, settings = told["work"], Settings(**told["settings"])
+    parts.use_local(Path(work["local"]) if work.get("local") else None)
+    paths.use_base(Path(work["base"]) if work.get("base") else None)
+    apply(settings)
+    cache = Path(work["home"]) / "cache"
+    cache.mkdir(parents=True, exist_ok=True)
+    for graph in work["graphs"]:
+        (finding,) = run([graph], settings, cache)
+        if not finding.failed:
+            marks = Path(work["marks"])
+            marks.mkdir(parents=True, exist_ok=True)
+            (marks / graph["id"]).touch()
+        print(json.dumps(finding.data()), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

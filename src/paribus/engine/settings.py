@@ -1,0 +1,83 @@
+"""Engine settings: how a trial is run; columns of the record, never part of its identity."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Attributes:
+    device: "cpu", "cuda:0" or "mps".
+    threads: CPU threads of this process; on the CPU bit-equality is promised with one.
+    kernel: "sdpa" or "reference" attention.
+    compile: "auto" (on CUDA, where it works), "on" or "off".
+    deterministic: None: on for the CPU, off for the GPU.
+    micro: rows a forward pass; None: all rows of a step.
+    checkpoint_every: seconds between checkpoints; checkpoint_steps: steps instead, for tests.
+    """
+
+    device: str = "cpu"
+    threads: int = 1
+    kernel: str = "sdpa"
+    compile: str = "auto"
+    deterministic: bool | None = None
+    micro: int | None = None
+    checkpoint_every: float = 30.0
+    checkpoint_steps: int | None = None
+
+    @property
+    def exact(self) -> bool:
+        """Whether deterministic algorithms are asked for."""
+        return self.device == "cpu" if self.deterministic is None else self.deterministic
+
+    def data(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def pick_device() -> str:
+    """The device of this machine: CUDA, else MPS, else the CPU."""
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda:0"
+    if torch.backends.mps.is_available():
+        return "mps"
+    return "cpu"
+
+
+def apply(settings: Settings) -> None:
+    """Threads and determinism of this process."""
+    import os
+
+    import torch
+
+    torch.set_num_threads(settings.threads)
+    if settings.exact:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=settings.device == "mps")
+    if settings.device.startswith("cuda"):
+        torch.set_float32_matmul_precision("highest")
+
+
+def describe(settings: Settings) -> dict[str, Any]:
+    """What ran: device, versions, threads, for the record."""
+    import platform
+
+    import torch
+
+    name = settings.device
+    if settings.device.startswith("cuda"):
+        name = torch.cuda.get_device_name(settings.device)
+    elif settings.device == "cpu":
+        name = f"cpu {torch.backends.cpu.get_cpu_capability()}"
+    return {
+        "device": name,
+        "threads": settings.threads,
+        "kernel": settings.kernel,
+        "deterministic": settings.exact,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(terse=True),
+    }

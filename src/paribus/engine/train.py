@@ -1,0 +1,486 @@
+"""Training of a stack of trials of one shape.
+
+E trials step together; each has its own batches, learning rate, clipping, checkpoints and end.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from paribus import arrays
+from paribus.contracts import Source
+from paribus.engine import checkpoint
+from paribus.engine.budget import Budget
+from paribus.engine.net import ExternalNet, Net, make_net
+from paribus.engine.settings import Settings, describe
+from paribus.nn.dropout import Dropout
+from paribus.parts import dump
+from paribus.rng import key
+from paribus.spec import Model, Spec, canonical
+from paribus.store import Attempt
+from paribus.text.data import Data
+
+
+@dataclass(frozen=True)
+class Phase:
+    name: str
+    spec: Spec
+    optim: str  # "keep" or "reset": what becomes of the optimizer state of the phase before
+
+    @property
+    def steps(self) -> int:
+        assert self.spec.steps is not None
+        return self.spec.steps
+
+
+@dataclass
+class Member:
+    """One trial of a stack.
+
+    Attributes:
+        state: tensors and notes to go on from; None at step 0.
+        reason: why it ended alone, if it did.
+    """
+
+    trial: str
+    name: str
+    seed: int
+    phases: list[Phase]
+    attempt: Attempt | None = None
+    state: tuple[dict[str, Tensor], dict[str, Any]] | None = None
+    reason: str | None = None
+
+    @property
+    def step(self) -> int:
+        return int(self.state[1]["step"]) if self.state else 0
+
+
+class StackTooLarge(Exception):
+    """Memory ran out with several trials in the stack: halve the stack first."""
+
+
+class Stopped(Exception):
+    """Asked to stop; every member has a checkpoint."""
+
+
+@dataclass
+class Hooks:
+    """What the worker adds: a look at the stop flag, progress, interval evaluations."""
+
+    stop: Callable[[], bool] = lambda: False
+    progress: Callable[[Trainer], None] = lambda _: None
+    every: Sequence[int] = ()
+    evaluate: Callable[[Trainer], list[dict[str, float]]] | None = None
+
+
+CURVES = ("loss", "lr", "norm")
+
+
+@dataclass
+class Trainer:
+    """Trains members of one pack key from one step on."""
+
+    members: list[Member]
+    settings: Settings
+    data: Data
+    hooks: Hooks = field(default_factory=Hooks)
+
+    def __post_init__(self) -> None:
+        steps = {m.step for m in self.members}
+        assert len(steps) == 1, "members of a stack stand at one step"
+        self.step = steps.pop()
+        self.e = len(self.members)
+        self.phase = -1
+        self.seconds = 0.0
+        self.tokens = torch.zeros(self.e, dtype=torch.float64, device=self.settings.device)
+        self.alive = [m.reason is None for m in self.members]
+        self.total = sum(p.steps for p in self.members[0].phases)
+        self.curves: dict[str, list[Tensor]] = {c: [] for c in CURVES}
+        self.past: list[dict[str, list[float]]] = [{c: [] for c in CURVES} for _ in self.members]
+        self.checks: list[list[dict[str, float]]] = [[] for _ in self.members]
+        self.micro: int | None = None
+        self.halvings = 0
+        self.engine = "eager"
+        self.scaler: dict[str, Tensor] = {}
+        self.params: dict[str, Tensor] = {}
+        self.state: dict[str, dict[str, Tensor]] = {}
+        self.net: Net | ExternalNet
+        self._since = time.monotonic()
+
+    # ── phases ──
+
+    def _enter(self, index: int) -> None:
+        """Set up a phase; parameters carry over, the optimizer as the phase says."""
+        phases = [m.phases[index] for m in self.members]
+        self.specs = [p.spec for p in phases]
+        spec = self.specs[0]
+        self.first = sum(p.steps for p in self.members[0].phases[:index])
+        self.net = make_net(self.specs, self.settings.device, self.settings.kernel)
+        fresh = self.phase == -1 and not any(m.state for m in self.members)
+        if fresh:
+            self.params = self.net.initial([m.seed for m in self.members])
+        elif self.phase == -1:
+            self._restore()
+        self.phase = index
+        for k, t in self.params.items():
+            self.params[k] = t.detach().requires_grad_(k in self.net.trained)
+        if not self.state or (phases[0].optim != "keep" and self.step == self.first):
+            self.state = spec.optim.state(self._trained())
+        rows = spec.rows
+        assert rows is not None
+        micro = self.micro or self.settings.micro or rows
+        self.budget = Budget(rows, min(micro, rows), self.halvings)
+        self.sources = self._open(index)
+        self.keys = Dropout.keys([m.seed for m in self.members], self.settings.device)
+        self.loss_of = self._compiled(self._loss)
+        if spec.precision == "fp16" and not self.scaler:
+            self.scaler = {
+                "scale": torch.full((self.e,), 2.0**15, device=self.settings.device),
+                "good": torch.zeros(self.e, device=self.settings.device),
+            }
+
+    def _open(self, index: int) -> list[tuple[Source, int]]:
+        """(source, seed) of each member; members of one task share a source."""
+        opened: dict[str, Source] = {}
+        out = []
+        for m, spec in zip(self.members, self.specs, strict=True):
+            task = canonical(dump(spec.task))
+            if task not in opened:
+                opened[task] = spec.task.open(self.data.bind("train"), self.settings.device)
+            # A later phase draws its own order, so that it does not repeat the first one's.
+            seed = m.seed if index == 0 else key(m.seed, "phase", index) % 2**63
+            out.append((opened[task], seed))
+        return out
+
+    def _trained(self) -> dict[str, Tensor]:
+        return {k: self.params[k] for k in self.net.trained}
+
+    def _compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        wanted = self.settings.compile
+        if wanted == "off" or (wanted == "auto" and not self.settings.device.startswith("cuda")):
+            return function
+        if isinstance(self.net, ExternalNet):
+            return function
+        try:
+            compiled = torch.compile(function)
+        except Exception as error:  # no compiler here: eager, and the record says so
+            self.engine = f"eager (compile: {type(error).__name__})"
+            return function
+        self.engine = "compiled"
+
+        def either(*arguments: Any) -> Any:
+            nonlocal compiled
+            if compiled is not function:
+                try:
+                    return compiled(*arguments)
+                except torch.OutOfMemoryError:
+                    raise
+                except Exception as error:
+                    self.engine = f"eager (compile: {type(error).__name__})"
+                    compiled = function
+            return function(*arguments)
+
+        return either
+
+    # ── one step ──
+
+    def _loss(
+        self, params: dict[str, Tensor], batch: dict[str, Tensor], drop: Dropout | None
+    ) -> tuple[Tensor, Tensor]:
+        return self.specs[0].task.loss(self.net(params, batch, drop), batch)
+
+    def _batch(self, local: int, rows: range) -> dict[str, Tensor]:
+        start = local * self.budget.rows
+        spread = range(start + rows.start, start + rows.stop)
+        own = [source.batch(seed, local, spread) for source, seed in self.sources]
+        return {k: torch.stack([b[k] for b in own]) for k in own[0]}
+
+    def _gradients(self, local: int) -> tuple[list[Tensor], Tensor, Tensor]:
+        """Gradients of summed losses over a nominal count, loss sums and counts [E]."""
+        leaves = [self.params[k] for k in self.net.trained]
+        grads: list[Tensor] = []
+        sums = counts = torch.zeros((), device=self.settings.device)
+        for piece in self.budget.pieces():
+            batch = self._batch(local, piece)
+            drop = None
+            if self._drops():
+                drop = Dropout(self.keys, self.step, piece.start)
+            sum_E, count_E = self.loss_of(self.params, batch, drop)
+            total = sum_E / self.nominal
+            if self.scaler:
+                total = total * self.scaler["scale"]
+            new = torch.autograd.grad(total.sum(), leaves, allow_unused=True)
+            new = [
+                torch.zeros_like(p) if g is None else g for g, p in zip(new, leaves, strict=True)
+            ]
+            if grads:
+                torch._foreach_add_(grads, new)
+            else:
+                grads = list(new)
+            sums = sums + sum_E.detach()
+            counts = counts + count_E
+        return grads, sums, counts
+
+    def _drops(self) -> bool:
+        m = self.specs[0].model
+        return isinstance(m, Model) and bool(m.dropout or m.embed_dropout or m.attn_dropout)
+
+    @property
+    def nominal(self) -> float:
+        """A constant near the count of a step, so that summed losses stay in range."""
+        length = self.specs[0].task.io().length or 1
+        return float(self.budget.rows * length)
+
+    def _norms(self, grads: list[Tensor]) -> Tensor:
+        """Gradient norm of each trial [E]; per trial and in order, so that a stack of any size
+        gives the bits of one trial alone."""
+        out = []
+        for e in range(self.e):
+            each = torch._foreach_norm([g[e] for g in grads])
+            out.append(torch.stack(each).square().sum().sqrt())
+        return torch.stack(out)
+
+    def _advance(self) -> None:
+        local = self.step - self.first
+        grads, sums_E, counts_E = self._gradients(local)
+        loss_E = sums_E / counts_E
+        scale_E = self.nominal / counts_E
+        if self.scaler:
+            scale_E = scale_E / self.scaler["scale"]
+        norm_E = self._norms(grads) * scale_E
+        finite_E = torch.isfinite(norm_E) & torch.isfinite(loss_E)
+        clip = self.specs[0].clip
+        factor_E = scale_E if clip is None else scale_E * (clip / (norm_E + 1e-6)).clamp(max=1.0)
+        keep_E = finite_E & torch.tensor(self.alive, device=finite_E.device)
+        all_finite = bool(keep_E.all())
+        dtype = next(iter(self.params.values())).dtype
+        for g in grads:
+            shape = (self.e,) + (1,) * (g.ndim - 1)
+            g.mul_(factor_E.to(dtype).view(shape))
+            if not all_finite:
+                g.copy_(torch.where(keep_E.view(shape), g, torch.zeros((), dtype=dtype)))
+        lr_E = [
+            s.optim.lr * s.schedule.factor(local, s.steps or 1)  # type: ignore[attr-defined]
+            for s in self.specs
+        ]
+        self._update(grads, lr_E, keep_E, local)
+        self.curves["loss"].append(loss_E.double())
+        self.curves["lr"].append(torch.tensor(lr_E, dtype=torch.float64))
+        self.curves["norm"].append(norm_E.double())
+        self.tokens += counts_E.double()
+        self.step += 1
+        if not all_finite:
+            self._judge(finite_E, loss_E)
+
+    def _update(
+        self, grads: list[Tensor], lr_E: Sequence[float], keep_E: Tensor, local: int
+    ) -> None:
+        part = self.specs[0].optim
+        dtype = next(iter(self.params.values())).dtype
+        device = self.settings.device
+        v = {
+            f: torch.tensor([float(getattr(s.optim, f)) for s in self.specs], dtype=dtype).to(
+                device
+            )
+            for f in part.stackable
+        }
+        lr = torch.tensor(lr_E, dtype=dtype).to(device)
+        v["lr"] = torch.where(keep_E, lr, torch.zeros((), dtype=dtype, device=device))
+        params = self._trained()
+        with torch.no_grad():
+            part.update(
+                v,
+                params,
+                dict(zip(self.net.trained, grads, strict=True)),
+                self.state,
+                self.step if self._keeps else local,
+                self.net.declared,
+            )
+
+    @property
+    def _keeps(self) -> bool:
+        """Whether the optimizer's own step count goes on from the phase before."""
+        return self.members[0].phases[self.phase].optim == "keep"
+
+    def _judge(self, finite_E: Tensor, loss_E: Tensor) -> None:
+        """Trials whose loss or gradient is not finite: with loss scaling a smaller scale first."""
+        for e, ok in enumerate(finite_E.tolist()):
+            if ok or not self.alive[e]:
+                continue
+            if self.scaler and self.scaler["scale"][e] > 1:
+                self.scaler["scale"][e] *= 0.5
+                self.scaler["good"][e] = 0
+                continue
+            self.alive[e] = False
+            self.members[
+                e
+            ].reason = f"loss {loss_E[e].item():.4g} at step {self.step} of {self.total}"
+
+    # ── the loop ──
+
+    def run(self) -> None:
+        """Train to the end.  Members that diverge end alone; raises Stopped, StackTooLarge or
+        OutOfMemory with every member's state in hand."""
+        for index, phase in enumerate(self.members[0].phases):
+            end = sum(p.steps for p in self.members[0].phases[: index + 1])
+            if self.step >= end and not (end == self.total and self.phase == -1):
+                continue
+            self._enter(index)
+            del phase
+            while self.step < end and any(self.alive):
+                if self.hooks.stop():
+                    self.save()
+                    raise Stopped
+                self._try_step()
+                self._after_step()
+        self._to_members()
+
+    def _try_step(self) -> None:
+        while True:
+            began = time.monotonic()
+            try:
+                self._advance()
+            except torch.OutOfMemoryError:
+                torch.cuda.empty_cache()
+                if self.e > 1:
+                    self._to_members()
+                    raise StackTooLarge from None
+                self.budget.halve()
+                self.micro, self.halvings = self.budget.micro, self.budget.halvings
+                continue
+            self.seconds += time.monotonic() - began
+            return
+
+    def _after_step(self) -> None:
+        self._scale_up()
+        for e, m in enumerate(self.members):
+            if not self.alive[e] and m.attempt is not None and m.reason:
+                m.attempt.end("diverged", m.reason, **self.summary(e))
+                m.attempt = None
+        due = [n for n in self.hooks.every if self.step % n == 0]
+        if due and self.hooks.evaluate is not None:
+            for e, row in enumerate(self.hooks.evaluate(self)):
+                self.checks[e].append({"step": self.step, **row})
+        self.hooks.progress(self)
+        s = self.settings
+        if s.checkpoint_steps is not None:
+            if self.step % s.checkpoint_steps == 0:
+                self.save()
+        elif time.monotonic() - self._since > s.checkpoint_every:
+            self.save()
+
+    def _scale_up(self) -> None:
+        if self.scaler:
+            good = self.scaler["good"] = self.scaler["good"] + 1
+            ripe = good >= 2000
+            self.scaler["scale"] = torch.where(ripe, self.scaler["scale"] * 2, self.scaler["scale"])
+            self.scaler["good"] = torch.where(ripe, torch.zeros_like(good), good)
+
+    # ── state ──
+
+    def _flat(self) -> dict[str, Tensor]:
+        flat = {f"param/{k}": t for k, t in self.params.items()}
+        for name, tensors in self.state.items():
+            flat |= {f"optim/{name}/{k}": t for k, t in tensors.items()}
+        return flat | {f"scaler/{k}": t for k, t in self.scaler.items()} | {"tokens": self.tokens}
+
+    def snapshot(self, e: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Everything of member ``e``: tensors without the trial axis, and notes."""
+        notes = {
+            "step": self.step,
+            "seconds": self.seconds,
+            "micro": self.micro,
+            "halvings": self.halvings,
+            "curves": {c: arrays.pack(v) for c, v in self.curve(e).items()},
+            "checks": self.checks[e],
+            "generation": self.e,
+        }
+        return checkpoint.member(self._flat(), e), notes
+
+    def _restore(self) -> None:
+        states = [m.state for m in self.members]
+        flat = checkpoint.stack([s[0] for s in states if s], self.settings.device)
+        for k, t in flat.items():
+            kind, _, rest = k.partition("/")
+            if kind == "param":
+                self.params[rest] = t
+            elif kind == "optim":
+                name, _, path = rest.partition("/")
+                self.state.setdefault(name, {})[path] = t
+            elif kind == "scaler":
+                self.scaler[rest] = t
+            else:
+                self.tokens = t
+        for e, s in enumerate(states):
+            assert s is not None
+            notes = s[1]
+            self.past[e] = {c: list(arrays.unpack(v)) for c, v in notes["curves"].items()}
+            self.checks[e] = list(notes["checks"])
+        first = states[0]
+        assert first is not None
+        self.seconds = float(first[1]["seconds"])
+        self.micro, self.halvings = first[1]["micro"], first[1]["halvings"]
+
+    def _to_members(self) -> None:
+        for e, m in enumerate(self.members):
+            if m.reason is None:
+                m.state = self.snapshot(e)
+
+    def save(self) -> None:
+        """Seal a checkpoint of every live member, then retire the older ones."""
+        live = [
+            (e, m) for e, m in enumerate(self.members) if self.alive[e] and m.attempt is not None
+        ]
+        for e, m in live:
+            assert m.attempt is not None
+            tensors, notes = self.snapshot(e)
+            m.attempt.seal(self.step, checkpoint.encode(tensors, notes), {"name": m.name})
+        for _, m in live:
+            assert m.attempt is not None
+            m.attempt.retain(1)
+        self._since = time.monotonic()
+
+    def curve(self, e: int) -> dict[str, list[float]]:
+        """Loss, lr and gradient norm of every step so far."""
+        out = {}
+        for c in CURVES:
+            now = torch.stack(self.curves[c])[:, e].tolist() if self.curves[c] else []
+            out[c] = self.past[e][c] + now
+        return out
+
+    def summary(self, e: int) -> dict[str, Any]:
+        """What the end of an attempt records."""
+        curve = {
+            c: arrays.pack([x if math.isfinite(x) else 1e308 for x in v])
+            for c, v in self.curve(e).items()
+        }
+        device = self.settings.device
+        peak = torch.cuda.max_memory_allocated(device) if device.startswith("cuda") else None
+        return {
+            "step": self.step,
+            "tokens": int(self.tokens[e].item()),
+            "seconds": round(self.seconds, 3),
+            "curves": curve,
+            "checks": self.checks[e],
+            "engine": {
+                "engine": self.engine,
+                "stack": self.e,
+                "micro_batch": self.budget.micro,
+                "accumulation": len(self.budget.pieces()),
+                "halvings": self.halvings,
+                "peak_memory": peak,
+                **describe(self.settings),
+            },
+        }
+
+
+def weights_of(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Parameters alone of a member's state."""
+    return {k[len("param/") :]: t for k, t in state.items() if k.startswith("param/")}

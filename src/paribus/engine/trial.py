@@ -1,0 +1,76 @@
+"""One variant in the foreground: eager, with a debugger where asked; it writes no result."""
+
+from __future__ import annotations
+
+import json
+import pdb
+import sys
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+from paribus import spec as specs
+from paribus.engine.settings import Settings, apply, pick_device
+from paribus.engine.train import Hooks, Member, Phase, Trainer
+from paribus.errors import SpecError
+from paribus.text.data import Data
+
+
+def foreground(trial: Any, options: Namespace, home: Path) -> int:
+    """Train a trial with patches and print its loss; nothing is recorded."""
+    settings = Settings(device=options.device or pick_device(), compile="off")
+    apply(settings)
+    phases = []
+    for p in trial.variant.phases:
+        spec = p.spec
+        for text in options.patches:
+            path, equals, value = text.partition("=")
+            if not equals:
+                raise SpecError(f"--set {text!r}: write --set path=value")
+            spec = specs.patch(spec, path, _value(value), f"--set {path}")
+        if options.steps:
+            spec = specs.patch(spec, "steps", options.steps)
+        phases.append(Phase(p.name, specs.resolve(_unresolved(spec)), p.optim))
+    member = Member("try", trial.name, trial.seed, phases)
+    trainer = Trainer([member], settings, Data(home / "cache"), Hooks(progress=_show))
+    try:
+        trainer.run()
+    except KeyboardInterrupt:
+        print(f"stopped at step {trainer.step}")
+        return 130
+    except Exception:
+        if options.pdb:
+            pdb.post_mortem(sys.exc_info()[2])
+        raise
+    if member.reason:
+        print(f"diverged: {member.reason}")
+    ms = 1e3 * trainer.seconds / max(1, trainer.step)
+    print(f"{trainer.step} steps, {ms:.1f} ms each; not recorded (paribus run records)")
+    return 0
+
+
+def _unresolved(spec: specs.Spec) -> specs.Spec:
+    """A patched width or head count is resolved anew: what followed from it is a rule again."""
+    model = spec.model
+    if isinstance(model, specs.Model) and model.head_dim and model.heads:
+        if model.head_dim * model.heads != model.width:
+            spec = specs.patch(spec, "model.head_dim", None)
+        if model.kv_heads and model.heads % model.kv_heads:
+            spec = specs.patch(spec, "model.kv_heads", None)
+    return spec
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def _show(trainer: Trainer) -> None:
+    step = trainer.step
+    if step in (1, 2, 5, 10) or step % 20 == 0 or step == trainer.total:
+        loss = float(trainer.curves["loss"][-1][0])
+        lr = float(trainer.curves["lr"][-1][0])
+        norm = float(trainer.curves["norm"][-1][0])
+        print(f"step {step:6}/{trainer.total} loss {loss:8.4f}  lr {lr:.2e}  norm {norm:7.3f}")

@@ -1,0 +1,1 @@
+"""Processes: the only package that starts them.  Torch-free."""

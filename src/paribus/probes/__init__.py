@@ -1,0 +1,1 @@
+"""Probes: measurements that train nothing; one part a file."""

@@ -1,0 +1,1 @@
+"""Tasks: where batches come from and how outputs are scored; one part a file."""

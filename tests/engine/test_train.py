@@ -1,0 +1,274 @@
+"""Training: stacks, resume, batches, divergence, precision."""
+
+from __future__ import annotations
+
+import random
+import typing
+
+import numpy as np
+import pytest
+import torch
+
+from paribus import arrays, masks, mlps, norms, optim, positions, schedules, tasks
+from paribus.engine.budget import Budget, OutOfMemory
+from paribus.engine.checkpoint import decode, encode
+from paribus.engine.train import Hooks, Stopped, Trainer
+from paribus.errors import SpecError
+from paribus.spec import resolve
+from tests.engine import tiny
+
+VARIED = {
+    "positions": {
+        "model.position": [
+            None, positions.rope(), positions.alibi(), positions.learned(length=32),
+            positions.sinusoidal(), positions.kerple(),
+        ],
+    },
+    "rest": {
+        "model.mask": [masks.sliding_window(size=5)],
+        "model.norm": [norms.layernorm()],
+        "model.mlp": [mlps.gelu(ratio=2), mlps.relu2(ratio=2)],
+        "model.q_norm": [norms.rmsnorm()],
+        "model.kv_heads": [1],
+        "model.attn_bias": [True],
+        "model.tied": [False],
+        "model.dropout": [0.1],
+        "optim": [optim.sgd(lr=0.1, momentum=0.9), optim.adam(lr=1e-3)],
+        "schedule": [schedules.wsd(decay=0.25), schedules.linear(), schedules.constant()],
+        "clip": [None, 0.1],
+        "precision": ["fp64", "bf16", "fp16"],
+    },
+}  # fmt: skip
+CASES = [(k, v) for group in VARIED.values() for k, vs in group.items() for v in vs]
+
+
+@pytest.mark.parametrize(("path", "value"), CASES, ids=lambda x: str(x)[:40])
+def test_a_stack_gives_the_bits_of_its_trials_alone(path: str, value: typing.Any) -> None:
+    changes = {path: value, "steps": 6}
+    stacked = [tiny.member(s, **changes) for s in (1, 2, 3)]
+    tiny.train(stacked)
+    for s, m in zip((1, 2, 3), stacked, strict=True):
+        alone = tiny.member(s, **changes)
+        tiny.train([alone])
+        assert tiny.equal(m, alone), f"seed {s}"
+
+
+@pytest.mark.parametrize("size", [2, 5])
+def test_stackable_settings_may_differ_in_a_stack(size: int) -> None:
+    def each() -> list[typing.Any]:
+        return [
+            tiny.member(
+                s,
+                **{
+                    "optim": optim.adamw(lr=1e-3 * (s + 1), weight_decay=0.1 * s),
+                    "schedule": schedules.cosine(warmup=s + 1),
+                    "model.position": positions.rope(base=100.0 * (s + 1)),
+                    "steps": 6,
+                },
+            )
+            for s in range(size)
+        ]
+
+    stacked = each()
+    tiny.train(stacked)
+    for m, alone in zip(stacked, each(), strict=True):
+        tiny.train([alone])
+        assert tiny.equal(m, alone)
+
+
+class Interrupted(Exception):
+    pass
+
+
+def interrupted(members: list[typing.Any], step: int) -> None:
+    """Train to a step, then put the state through a checkpoint's bytes."""
+
+    def stop() -> bool:
+        return trainer.step == step
+
+    trainer = Trainer(
+        members, tiny.Settings(), tiny.Data(tiny.Path("unused")), Hooks(stop=lambda: stop())
+    )
+    with pytest.raises(Stopped):
+        trainer.run()
+    for e, m in enumerate(members):
+        m.state = trainer.snapshot(e)
+
+
+@pytest.mark.parametrize("step", [1, 5, 6, 7, 11])
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_resume_is_bit_equal_also_into_another_stack(
+    step: int, precision: str, tmp_path: typing.Any
+) -> None:
+    changes = {"precision": precision, "model.dropout": 0.1}
+    calm = [tiny.member(s, **changes) for s in (1, 2)]
+    tiny.train(calm)
+    torn = [tiny.member(s, **changes) for s in (1, 2)]
+    interrupted(torn, step)
+    for m in torn:
+        for name, content in encode(*m.state).items():
+            (tmp_path / name).write_bytes(content)
+        m.state = decode({n: tmp_path / n for n in ("state.safetensors", "notes.json")})
+        tiny.train([m])  # alone now
+    assert all(tiny.equal(a, b) for a, b in zip(calm, torn, strict=True))
+
+
+def test_phases_go_on_and_resume_bit_equal() -> None:
+    first = tiny.spec(steps=5)
+    then = tiny.spec(steps=4, optim=optim.adamw(lr=1e-4), schedule=schedules.constant())
+    calm, torn = tiny.member(1, first, then), tiny.member(1, first, then)
+    tiny.train([calm])
+    interrupted([torn], 7)
+    tiny.train([torn])
+    assert tiny.equal(calm, torn)
+    lr = arrays.unpack(tiny.result(calm)[1]["lr"])
+    assert len(lr) == 9
+    assert np.all(lr[5:] == 1e-4)
+
+
+@pytest.mark.parametrize("micro", [1, 3, 4])
+def test_accumulation_is_the_whole_batch(micro: int) -> None:
+    """8 ≡ 4 × 2 within float64 rounding, also where rows count different numbers of targets."""
+    changes = {"precision": "fp64", "model.dropout": 0.1}
+    whole, cut = tiny.member(1, **changes), tiny.member(1, **changes)
+    tiny.train([whole])
+    tiny.train([cut], micro=micro)
+    (a, _), (b, _) = tiny.result(whole), tiny.result(cut)
+    for k in a:
+        torch.testing.assert_close(a[k], b[k], rtol=1e-10, atol=1e-12)
+
+
+def test_accumulation_is_weighted_by_tokens() -> None:
+    """Against a float64 reference: the gradient of the mean over all targets of the step."""
+    m = tiny.member(1, precision="fp64", steps=1, optim=optim.sgd(lr=1.0), clip=None)
+    trainer = tiny.train([m], micro=2)
+    start = tiny.member(1, precision="fp64", steps=1, optim=optim.sgd(lr=1.0), clip=None)
+    fresh = Trainer([start], tiny.Settings(), tiny.Data(tiny.Path("unused")))
+    fresh._enter(0)
+    p = {k: t.detach().requires_grad_() for k, t in fresh.params.items()}
+    batch = fresh._batch(0, range(8))
+    sum_E, count_E = m.phases[0].spec.task.loss(fresh.net(p, batch), batch)
+    (sum_E / count_E).sum().backward()
+    lr = m.phases[0].spec.schedule.factor(0, 1)
+    for k, t in p.items():
+        torch.testing.assert_close(trainer.params[k].detach(), t.detach() - lr * t.grad)
+
+
+def test_no_global_generator_is_read_or_changed() -> None:
+    def states() -> tuple[typing.Any, ...]:
+        return (
+            random.getstate(),
+            np.random.get_state()[1].tobytes(),
+            torch.get_rng_state().numpy().tobytes(),
+        )
+
+    results = []
+    for poison in (0, 12345):
+        random.seed(poison)
+        np.random.seed(poison)
+        torch.manual_seed(poison)
+        before = states()
+        m = tiny.member(1, **{"model.dropout": 0.2, "model.position": positions.kerple()})
+        tiny.train([m])
+        assert states() == before
+        results.append(m)
+    assert tiny.equal(*results)
+
+
+def test_batches_are_equal_across_arms_and_shared_parameters_too() -> None:
+    arms = [tiny.member(1, **{"model.position": p}) for p in (None, positions.learned(length=64))]
+    seen = []
+    for m in arms:
+        t = Trainer([m], tiny.Settings(), tiny.Data(tiny.Path("unused")))
+        t._enter(0)
+        seen.append((t.params, [t._batch(i, range(8)) for i in range(3)]))
+    (pa, ba), (pb, bb) = seen
+    assert set(pa) < set(pb)
+    assert all(torch.equal(pa[k], pb[k]) for k in pa)
+    assert all(torch.equal(x[k], y[k]) for x, y in zip(ba, bb, strict=True) for k in x)
+
+
+def test_a_diverged_member_ends_alone() -> None:
+    def members() -> list[typing.Any]:
+        return [
+            tiny.member(s, optim=optim.sgd(lr=1e38 if s == 2 else 0.1), clip=None) for s in (1, 2, 3)
+        ]
+
+    stack = members()
+    tiny.train(stack)
+    assert "step" in stack[1].reason
+    assert stack[0].reason is None
+    alone = members()[0]
+    tiny.train([alone])
+    assert tiny.equal(stack[0], alone)
+
+
+def test_the_realised_lr_is_recorded() -> None:
+    m = tiny.member(1)
+    tiny.train([m])
+    s = m.phases[0].spec
+    wanted = [s.optim.lr * s.schedule.factor(i, 12) for i in range(12)]
+    assert arrays.unpack(tiny.result(m)[1]["lr"]).tolist() == wanted
+
+
+def test_frozen_parameters_stay_and_pattern_must_match() -> None:
+    m = tiny.member(1, freeze=("*.attn.q", "*.attn.k"))
+    trainer = tiny.train([m])
+    fresh = Trainer([tiny.member(1)], tiny.Settings(), tiny.Data(tiny.Path("unused")))
+    fresh._enter(0)
+    for k, t in fresh.params.items():
+        assert torch.equal(trainer.params[k], t) == k.endswith((".attn.q", ".attn.k")), k
+    assert not any(k.startswith("optim") and ".attn.q" in k for k in tiny.result(m)[0])
+    with pytest.raises(SpecError, match="matches no parameter"):
+        tiny.train([tiny.member(1, freeze=("*.attn.z",))])
+
+
+def test_memory_budget_halves_three_times_and_keeps_the_batch() -> None:
+    b = Budget(rows=24, micro=24)
+    for micro in (12, 6, 3):
+        b.halve()
+        assert b.micro == micro
+        assert [r for piece in b.pieces() for r in piece] == list(range(24))
+    with pytest.raises(OutOfMemory):
+        b.halve()
+
+
+def test_out_of_memory_shrinks_the_micro_batch_and_keeps_the_mathematics(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calm = tiny.member(1, precision="fp64")
+    tiny.train([calm])
+    real, failures = Trainer._gradients, iter([True, True])
+
+    def broken(self: Trainer, local: int) -> typing.Any:
+        if local == 3 and next(failures, False):
+            raise torch.OutOfMemoryError("planted")
+        return real(self, local)
+
+    monkeypatch.setattr(Trainer, "_gradients", broken)
+    m = tiny.member(1, precision="fp64")
+    trainer = tiny.train([m])
+    assert trainer.summary(0)["engine"]["micro_batch"] == 2
+    assert trainer.summary(0)["engine"]["halvings"] == 2
+    for k, t in tiny.result(calm)[0].items():
+        torch.testing.assert_close(tiny.result(m)[0][k], t, rtol=1e-10, atol=1e-12)
+
+
+def test_training_lowers_the_loss() -> None:
+    m = tiny.member(1, steps=150, optim=optim.adamw(lr=1e-2))
+    trainer = tiny.train([m])
+    loss = trainer.curve(0)["loss"]
+    assert loss[-1] < 0.5 * loss[0]
+
+
+def test_heads_must_divide() -> None:
+    with pytest.raises(SpecError, match="3 heads do not divide width 32"):
+        resolve(tiny.spec(**{"model.heads": 3, "model.head_dim": None}))
+
+
+def test_task_and_model_must_fit() -> None:
+    with pytest.raises(SpecError, match="smaller than the tokenizer's vocabulary"):
+        tiny.spec(**{"model.vocab": 5})
+    with pytest.raises(SpecError, match="ends at 4 tokens"):
+        tiny.spec(**{"model.position": positions.learned(length=4)})
+    assert tasks.copying(span=3).io().length == 6
