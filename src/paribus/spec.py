@@ -228,9 +228,12 @@ def patch(value: Any, path: str, new: Any, where: str | None = None) -> Any:
             new = patch(value[head], rest, new, where)
         return {**value, head: new}
     if not isinstance(value, Strict):
-        raise SpecError(f"{where}: no path {head!r} in {value!r}")
+        raise SpecError(f"no path {where!r}: {value!r} has no {head!r}")
     if head not in hints(type(value)):
-        at(value, path)  # raises with the nearest name
+        known = hints(type(value))
+        raise SpecError(
+            f"no path {where!r}: {describe_short(value)} has no {head!r}; {nearest(head, known)}"
+        )
     if rest:
         child = getattr(value, head)
         if child is None:

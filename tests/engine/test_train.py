@@ -191,7 +191,8 @@ def test_batches_are_equal_across_arms_and_shared_parameters_too() -> None:
 def test_a_diverged_member_ends_alone() -> None:
     def members() -> list[typing.Any]:
         return [
-            tiny.member(s, optim=optim.sgd(lr=1e38 if s == 2 else 0.1), clip=None) for s in (1, 2, 3)
+            tiny.member(s, optim=optim.sgd(lr=1e38 if s == 2 else 0.1), clip=None)
+            for s in (1, 2, 3)
         ]
 
     stack = members()

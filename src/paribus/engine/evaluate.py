@@ -43,7 +43,7 @@ def evaluate(
     setting: Setting,
     data: Data,
     settings: Settings,
-    opened: dict[str, Source] | None = None,
+    opened: dict[str, Any] | None = None,
 ) -> list[dict[str, Any]]:
     """A record for each trial of a stack: totals, per-item sums and slices of every metric.
 
@@ -74,6 +74,10 @@ def evaluate(
                 sums.setdefault(name, []).append(sum_EB.double().cpu())
                 counts.setdefault(name, []).append(count_EB.double().cpu())
     slices = _slices(spec.task, source, setting, size)
+    trivial = f"baselines of {task}"
+    if trivial not in opened:
+        opened[trivial] = spec.task.baselines(data.bind(setting.split))
+    baselines = opened[trivial]
     out = []
     for e in range(len(specs)):
         items = {
@@ -81,6 +85,7 @@ def evaluate(
             for name in sums
         }
         record = _record(items, spec.task.metrics, slices)
+        record["baselines"] = baselines
         groups = source.groups()
         record |= {
             "status": "done",

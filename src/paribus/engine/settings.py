@@ -54,9 +54,12 @@ def apply(settings: Settings) -> None:
     import torch
 
     torch.set_num_threads(settings.threads)
-    if settings.exact:
+    if settings.exact and (settings.device != "cpu" or settings.threads > 1):
+        # One CPU thread is deterministic as it is.  (use_deterministic_algorithms would do, but
+        # imports the compiler: four seconds.)
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True, warn_only=settings.device == "mps")
+        torch.set_deterministic_debug_mode("warn" if settings.device == "mps" else "error")
+        torch.utils.deterministic.fill_uninitialized_memory = False
     if settings.device.startswith("cuda"):
         torch.set_float32_matmul_precision("highest")
 

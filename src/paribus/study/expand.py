@@ -307,7 +307,8 @@ def _budgeted(study: Study, spec: Spec) -> Spec:
                 raise SpecError("budget: the flops of an external model are not known")
             per_step *= flops.training(resolved.model, length)
         steps = amount / per_step
-    return specs.patch(spec, "steps", max(1, round(steps)))
+    out: Spec = specs.patch(spec, "steps", max(1, round(steps)))
+    return out
 
 
 def _skip(study: Study, cell: _Cell) -> str | None:

@@ -150,6 +150,7 @@ class Factor:
         return {
             "name": self.name,
             "kind": kind,
+            "path": self.path,
             "levels": [{"tag": v.tag, "value": _printable(v.value)} for v in self.levels],
             "tuned": self.tuned,
             "control": self.control,

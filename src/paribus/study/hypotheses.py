@@ -231,8 +231,7 @@ Value = float | Missing
 
 @dataclass(frozen=True)
 class Cell:
-    """One value of one seed, with a tag for each factor (None where it does not exist), for
-    "evaluation" and for "slice"."""
+    """A value of one seed; tags of each factor (None: absent), "evaluation" and "slice"."""
 
     metric: str
     tags: Mapping[str, str | None]
@@ -252,11 +251,8 @@ def reduce(node: Node | float, cells: Sequence[Cell], study: Node) -> Value | No
         return node
     op = node["op"]
     if op == "metric":
-        want = {
-            "slice": [node["slice"]],
-            **({"evaluation": [e]} if (e := node["evaluation"]) else {}),
-        }
-        found = select([c for c in cells if c.metric == node["metric"]], want)
+        found = [c for c in cells if (c.metric, c.tags["slice"]) == (node["metric"], node["slice"])]
+        found = [c for c in found if node["evaluation"] in (None, c.tags["evaluation"])]
         if len(found) > 1:
             free = [f for f in found[0].tags if len({c.tags[f] for c in found}) > 1]
             raise SpecError(
@@ -278,6 +274,10 @@ def reduce(node: Node | float, cells: Sequence[Cell], study: Node) -> Value | No
     there = {k: v for k, g in groups.items() if (v := reduce(node["of"], g, study)) is not None}
     if not there:
         return None
+    conditions = {f["name"] for f in study["factors"] if f["kind"] == "condition"}
+    for f, tags in zip(node["over"], zip(*there, strict=True), strict=True):
+        if f in conditions and None in tags and set(tags) != {None}:
+            raise SpecError(f"not every evaluation has {f}; name one: metric(…, evaluation=…)")
     values = list(there.values())
     if op in REDUCERS:
         return _combine(REDUCERS[op], values)
@@ -362,7 +362,7 @@ def leaves(node: Any) -> list[Node]:
 def margin(given: float | str, units: Sequence[str]) -> tuple[float, float]:
     """A margin as two positive distances, below and above zero; "x% ppl" is one of losses."""
     if not isinstance(given, str):
-        return abs(given), abs(given)
+        return given, given
     found = re.fullmatch(r"\s*(\d+\.?\d*(?:e-?\d+)?|\.\d+)\s*(%?)\s*(.*?)\s*", given)
     nats = bool(units) and all(u.startswith("nat") for u in units)
     words = {w for u in units for w in (u, u.split("/")[0], u.split("/")[0].rstrip("s")) if w}
@@ -387,9 +387,8 @@ def metrics_of(study: Node) -> dict[str, Node]:
 
 
 def planned(study: Node, measure: Node, evaluation: str | None = None) -> list[Cell]:
-    """The cells that a measure may read, before any result; each is missing and names itself.
-    A tuned factor is settled by its selection split, so it has one level here.  ``evaluation``
-    stands in where the study does not say which evaluations give a metric."""
+    """The cells that a measure may read, each missing and naming itself.  A tuned factor is settled
+    elsewhere; ``evaluation`` stands in where the study does not say which ones give a metric."""
     tuned = {f["name"]: None for f in study["factors"] if f["tuned"]}
     blank = {**{f["name"]: None for f in study["factors"]}, "evaluation": None}
     cells: dict[str, Cell] = {}
@@ -441,14 +440,13 @@ def _check(node: Node, study: Node, evaluation: str | None) -> None:
     for name in used:
         if name not in known:
             raise SpecError(f"no metric {name!r}; {nearest(name, known)}")
-    for arm in ("arm", "than", "where"):
-        _levels_exist(node.get(arm) or {}, study)
+    for arm in (node["arm"], node.get("than") or {}, node["where"]):
+        _levels_exist(arm, study)
     _spend(node["on"], study)
     if "within" in node and not isinstance(node["within"], str):
         raise SpecError(f"within={node['within']!r}: a margin needs its unit, as in '2% ppl'")
     given = node["within"] if "within" in node else node["by"]
-    margin(given, [known[m]["unit"] for m in used])
-    if not isinstance(given, str) and given < 0:
+    if min(margin(given, [known[m]["unit"] for m in used])) < 0:
         raise SpecError(f"by={given!r} must not be negative")
     ranks = node["claim"] in ("best", "better", "no_worse") and node["on"]["op"] != "prefer"
     if ranks and len({known[m]["better"] for m in used}) > 1:
@@ -485,8 +483,8 @@ def _spend(node: Any, study: Node) -> set[str]:
     spent = set().union(*(_spend(n, study) for n in node.get("args", [node.get("of")])))
     _levels_exist(node.get("arm") or dict.fromkeys(node.get("over", ()), ()), study)
     now = {*node.get("over", ()), *(f for f, t in node.get("arm", {}).items() if len(t) == 1)}
-    if both := spent & now:
-        raise SpecError(f".{node['op']}(…): {', '.join(sorted(both))} is fixed or averaged already")
+    for f in sorted(spent & now):
+        raise SpecError(f".{node['op']}(…): {f} is fixed or averaged already")
     return spent | now
 
 

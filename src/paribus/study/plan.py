@@ -254,11 +254,20 @@ def study_record(plan: Plan) -> dict[str, Any]:
     s, e = plan.study, plan.expansion
     metrics: dict[str, Any] = {}
     baselines_of = e.variants[0].spec.task
-    for v in e.variants:
-        for name, m in v.spec.task.metrics.items():
-            metrics[name] = {
-                "unit": m.unit, "better": m.better, "of": m.of, "transform": m.transform
-            }  # fmt: skip
+    for evaluation in s.evaluate:
+        what = evaluation.what if evaluation.what is not None else baselines_of
+        for name, m in getattr(what, "metrics", {}).items():
+            known = metrics.setdefault(
+                name,
+                {
+                    "unit": m.unit,
+                    "better": m.better,
+                    "of": m.of,
+                    "transform": m.transform,
+                    "evaluations": [],
+                },
+            )
+            known["evaluations"].append(evaluation.name)
     return {
         "name": s.name,
         "scale": s.scale,
@@ -267,6 +276,7 @@ def study_record(plan: Plan) -> dict[str, Any]:
         "paribus": __version__,
         "factors": [f.data("variant") for f in s.factors]
         + [f.data("condition") for f in s.condition_factors()],
+        "trained": _trained(s, e),
         "seeds": s.seeds,
         "variants": [{"name": v.name, "levels": dict(v.tags)} for v in e.variants],
         "trials": [
@@ -306,13 +316,27 @@ def study_record(plan: Plan) -> dict[str, Any]:
                 "rows": v.spec.rows,
                 "flops": sum(tokens(p.spec) * flops_per_token(p.spec) for p in v.phases),
                 "spec": [
-                    {"name": p.name, "optim": p.optim, "spec": dump(p.spec)} for p in v.phases
+                    {"name": p.name, "optim": p.optim, "spec": dump(p.spec, full=True)}
+                    for p in v.phases
                 ],
             }
             for v in e.variants
         },
         "registration": registration(s),
     }
+
+
+def _trained(s: Study, e: Expansion) -> dict[str, Any]:
+    """Condition factor -> the value that training used, where all variants agree on a number."""
+    out: dict[str, Any] = {}
+    for f in s.condition_factors():
+        try:
+            values = {specs.at(v.spec, f.path) for v in e.variants} if f.path else set()
+        except (SpecError, TypeError):
+            continue
+        if len(values) == 1 and isinstance(value := values.pop(), (int, float)):
+            out[f.name] = value
+    return out
 
 
 def registration(s: Study) -> dict[str, Any]:

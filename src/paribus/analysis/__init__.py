@@ -1,0 +1,1 @@
+"""What the records say: statistics, verdicts, tables, figures and the report.  Torch-free."""

@@ -1,0 +1,251 @@
+"""The few statistics that verdicts rest on, in plain Python.
+
+Samples are at most some tens of seeds, so nothing here needs numpy or scipy, whose import would
+cost more than every verdict of a study together; the tests hold each function against scipy.
+
+Let d_1 … d_n be one number per seed (a paired difference, a slope), m its mean, s its standard
+deviation with n − 1, and t(p) the p-quantile of Student's t with n − 1 degrees of freedom.
+
+- t-test of H0: E d >= delta against E d < delta: T = (m − delta) √n / s, p = P(t < T)
+  (Student 1908).  Bounds: m ± t(1 − alpha) s / √n, each one-sided at 1 − alpha; both together are
+  the 1 − 2 alpha interval.
+- sign flips: under H0 every d_i − delta is symmetric about 0, so the 2^n signed means are equally
+  likely (Fisher 1935); p is the share of them at least as extreme as the one seen.
+- equivalence: two one-sided tests (Schuirmann 1987), p = max of both.
+- conjunction: intersection–union, p = max p (Berger 1982).  At least u of m: partial conjunction,
+  p = (m − u + 1) p_(u) (Benjamini and Heller 2008).
+- families: Holm 1979 (any dependence); Benjamini and Hochberg 1995 for exploration.
+- power of the one-sided t-test: P(T' > t(1 − alpha)), T' non-central t with n − 1 degrees of
+  freedom and non-centrality δ √n / s.
+- a share k / n: Wilson's score interval (1927).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import product
+
+from paribus.study.hypotheses import slope as slope  # per-seed trend: slope(xs, ys)
+
+# ── distributions ───────────────────────────────────────────────────────────────────────────
+
+
+def normal_cdf(x: float) -> float:
+    return math.erfc(-x / math.sqrt(2)) / 2
+
+
+def normal_quantile(p: float) -> float:
+    return _invert(normal_cdf, p)
+
+
+def t_cdf(t: float, df: float) -> float:
+    """P(T <= t), accurate in relative terms in the lower tail."""
+    if math.isinf(t):
+        return 0.0 if t < 0 else 1.0
+    if t * t < df:  # 1 − x below would lose the digits of a small t
+        tail = (1 - _beta(0.5, df / 2, t * t / (df + t * t))) / 2
+    else:
+        tail = _beta(df / 2, 0.5, df / (df + t * t)) / 2
+    return tail if t <= 0 else 1 - tail
+
+
+def t_quantile(p: float, df: float) -> float:
+    return _invert(lambda t: t_cdf(t, df), p)
+
+
+def _beta(a: float, b: float, x: float) -> float:
+    """The regularised incomplete beta function by its continued fraction (DLMF 8.17.22)."""
+    if x <= 0 or x >= 1:
+        return float(x >= 1)
+    if x > (a + 1) / (a + b + 2):
+        return 1 - _beta(b, a, 1 - x)
+    front = math.exp(
+        math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x)
+    )
+    # Lentz's method; the fraction's m-th pair of coefficients are those of DLMF 8.17.23.
+    tiny, f, c, d = 1e-300, 1.0, 1.0, 0.0
+    for k in range(1000):
+        m = k // 2
+        if k == 0:
+            e = 1.0
+        elif k % 2 == 0:
+            e = m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m))
+        else:
+            e = -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1))
+        d = 1 / (1 + e * d if abs(1 + e * d) > tiny else tiny)
+        c = 1 + e / c if abs(1 + e / c) > tiny else tiny
+        f *= c * d
+        if k and abs(c * d - 1) < 1e-16:
+            break
+    return front * (f - 1) / a
+
+
+def _invert(cdf: Callable[[float], float], p: float) -> float:
+    """The quantile of a continuous distribution by bisection."""
+    if not 0 < p < 1:
+        return -math.inf if p <= 0 else math.inf
+    low, high = -1.0, 1.0
+    while cdf(low) > p:
+        low *= 2
+    while cdf(high) < p:
+        high *= 2
+    for _ in range(200):
+        middle = (low + high) / 2
+        if middle in (low, high):
+            break
+        low, high = (middle, high) if cdf(middle) < p else (low, middle)
+    return (low + high) / 2
+
+
+def noncentral_t_sf(t: float, df: float, shift: float) -> float:
+    """P(T' > t) = E Φ(shift − t √(V / df)) over V ~ χ²(df), by Simpson's rule in √(V / df)."""
+    top = 1 + 12 / math.sqrt(2 * df)  # the density of √(V / df) beyond is below 1e-30
+    log_norm = math.log(2) + df / 2 * math.log(df / 2) - math.lgamma(df / 2)
+
+    def f(u: float) -> float:
+        if u == 0:
+            # the density at 0 is finite for one degree of freedom and zero for more
+            return math.exp(log_norm) * normal_cdf(shift) if df == 1 else 0.0
+        density = math.exp(log_norm + (df - 1) * math.log(u) - df * u * u / 2)
+        return density * normal_cdf(shift - t * u)
+
+    n = 400
+    h = top / n
+    inner = math.fsum((4 if i % 2 else 2) * f(i * h) for i in range(1, n))
+    return min(1.0, (f(0) + inner + f(top)) * h / 3)
+
+
+# ── one number per seed ─────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Numbers by seed, with their mean and standard deviation (0 for a single one)."""
+
+    values: tuple[float, ...]
+
+    @property
+    def n(self) -> int:
+        return len(self.values)
+
+    @property
+    def mean(self) -> float:
+        return math.fsum(self.values) / self.n
+
+    @property
+    def sd(self) -> float:
+        if self.n < 2:
+            return 0.0
+        m = self.mean
+        return math.sqrt(math.fsum((v - m) ** 2 for v in self.values) / (self.n - 1))
+
+    def p_below(self, delta: float = 0.0) -> float:
+        """The p-value of the claim that the expectation is below ``delta``."""
+        if self.n < 2:
+            return 1.0
+        distance = self.mean - delta
+        # No spread at all: the estimate is taken at its word; at the boundary it claims nothing.
+        if self.sd <= 1e-15 * max(abs(self.mean), abs(delta)):
+            return 0.0 if distance < 0 else 1.0
+        return t_cdf(distance * math.sqrt(self.n) / self.sd, self.n - 1)
+
+    def p_above(self, delta: float = 0.0) -> float:
+        return Sample(tuple(-v for v in self.values)).p_below(-delta)
+
+    def p_inside(self, low: float, high: float) -> float:
+        """Equivalence: the expectation lies between ``low`` and ``high``."""
+        return max(self.p_above(low), self.p_below(high))
+
+    def interval(self, alpha: float) -> tuple[float, float]:
+        """The 1 − 2 alpha interval; each end is a one-sided bound at 1 − alpha."""
+        if self.n < 2:
+            return -math.inf, math.inf
+        half = t_quantile(1 - alpha, self.n - 1) * self.sd / math.sqrt(self.n)
+        return self.mean - half, self.mean + half
+
+    def p_flips_below(self, delta: float = 0.0) -> float | None:
+        """Exact sign flips for the claim below ``delta``; None beyond 12 seeds (4096 flips)."""
+        if not 1 <= self.n <= 12:
+            return None
+        d = [v - delta for v in self.values]
+        seen, slack = math.fsum(d), 1e-12 * math.fsum(map(abs, d))
+        flips = [math.fsum(s * v for s, v in zip(f, d, strict=True)) for f in _signs(self.n)]
+        return sum(f <= seen + slack for f in flips) / len(flips)
+
+
+def _signs(n: int) -> list[tuple[int, ...]]:
+    return list(product((-1, 1), repeat=n))
+
+
+# ── several claims ──────────────────────────────────────────────────────────────────────────
+
+
+def conjunction(ps: Sequence[float]) -> float:
+    """All hold: intersection–union."""
+    return max(ps)
+
+
+def partial_conjunction(u: int, ps: Sequence[float]) -> float:
+    """At least u hold."""
+    return min(1.0, (len(ps) - u + 1) * sorted(ps)[u - 1])
+
+
+def holm(ps: Sequence[float], size: int | None = None) -> list[float]:
+    """Adjusted p-values, in order; ``size`` where the family is larger than what is there."""
+    m, out, running = size or len(ps), [0.0] * len(ps), 0.0
+    for rank, i in enumerate(sorted(range(len(ps)), key=lambda i: ps[i])):
+        running = max(running, min(1.0, (m - rank) * ps[i]))
+        out[i] = running
+    return out
+
+
+def benjamini_hochberg(ps: Sequence[float]) -> list[float]:
+    """p-values adjusted for the false discovery rate, in order."""
+    m, out, running = len(ps), [0.0] * len(ps), 1.0
+    for rank, i in enumerate(sorted(range(m), key=lambda i: -ps[i])):
+        running = min(running, ps[i] * m / (m - rank))
+        out[i] = running
+    return out
+
+
+# ── planning ────────────────────────────────────────────────────────────────────────────────
+
+
+def power(effect: float, sd: float, n: int, alpha: float) -> float:
+    """Power of the one-sided t-test for a distance ``effect`` > 0 from the boundary."""
+    if n < 2 or sd <= 0:
+        return float(n >= 2 and effect > 0)
+    return noncentral_t_sf(t_quantile(1 - alpha, n - 1), n - 1, effect * math.sqrt(n) / sd)
+
+
+def smallest_effect(sd: float, n: int, alpha: float, wanted: float = 0.8) -> float:
+    """The distance from the boundary that would have been seen with the wanted power."""
+    if n < 2 or sd <= 0:
+        return math.inf if n < 2 else 0.0
+    critical, root = t_quantile(1 - alpha, n - 1), math.sqrt(n)
+    # Power grows with the distance: it is a distribution function of it, up to the sign.
+    return sd / root * _invert(lambda shift: noncentral_t_sf(critical, n - 1, shift), wanted)
+
+
+def seeds_needed(
+    effect: float, sd: float, alpha: float, wanted: float = 0.8, most: int = 1000
+) -> int | None:
+    """The smallest n with the wanted power at this distance; None if more than ``most``."""
+    if effect <= 0 or power(effect, sd, most, alpha) < wanted:
+        return None
+    low, high = 1, most
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if power(effect, sd, middle, alpha) >= wanted else (middle, high)
+    return high
+
+
+def wilson(k: int, n: int, alpha: float = 0.05) -> tuple[float, float]:
+    """The two-sided 1 − alpha interval of a share."""
+    if n == 0:
+        return 0.0, 1.0
+    z, p = normal_quantile(1 - alpha / 2), k / n
+    middle, spread = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    return (middle - spread) / (1 + z * z / n), (middle + spread) / (1 + z * z / n)

@@ -1,0 +1,228 @@
+"""Tables: a pivot for the terminal, a wide table by the study's template, CSV and JSON."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from paribus.analysis.cells import Results, Row, condition_label
+from paribus.analysis.stats import Sample
+from paribus.analysis.words import number
+from paribus.errors import SpecError, nearest
+from paribus.study.hypotheses import Missing, Node
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A variant at a condition: the values of its seeds, and the states of seeds without one."""
+
+    values: tuple[float, ...]
+    states: Mapping[str, int]
+
+    def text(self, n: int, scale: float | None = None) -> str:
+        """ "3.214 ± 0.012"; with what is missing of ``n`` seeds: "… (4/5; 1 diverged)"."""
+        states = ", ".join(f"{k} {state}" for state, k in self.states.items())
+        if not self.values:
+            return states if len(self.states) > 1 else next(iter(self.states), "–")
+        s = Sample(self.values)
+        size = scale or s.sd or abs(s.mean) / 10
+        text = number(s.mean, size) + (f" ± {number(s.sd, size)}" if s.n > 1 else "")
+        return text if s.n == n else f"{text} ({s.n}/{n}{'; ' if states else ''}{states})"
+
+
+@dataclass(frozen=True)
+class Table:
+    """Variants by conditions, for one metric."""
+
+    metric: str
+    unit: str
+    better: str
+    n: int
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[Entry | None, ...]], ...]  # None: the condition is not its own
+    baselines: tuple[tuple[str, tuple[float | None, ...]], ...]
+
+    def scale(self, column: int) -> float | None:
+        """One number of decimals a column: that of its smallest spread."""
+        samples = [Sample(e.values) for _, row in self.rows if (e := row[column])]
+        spreads = [s.sd for s in samples if s.n > 1 and s.sd > 0]
+        return min(spreads) * 10 if spreads else None
+
+    def texts(self) -> list[list[str]]:
+        """Rows of text: variants, then baselines."""
+        scales = [self.scale(i) for i in range(len(self.columns))]
+        out = []
+        for name, row in self.rows:
+            shown = [e.text(self.n, s) if e else "" for e, s in zip(row, scales, strict=True)]
+            out.append([name, *shown])
+        for name, values in self.baselines:
+            out.append([name, *(number(v, s) for v, s in zip(values, scales, strict=True))])
+        return out
+
+
+def table(study: Node, records: Iterable[Row] | Results, metric: str | None = None) -> Table:
+    """The pivot as data; ``metric``: default the primary one."""
+    results = records if isinstance(records, Results) else Results(study, records)
+    metric = metric or study["primary"]
+    if metric not in study["metrics"]:
+        raise SpecError(f"no metric {metric!r}; {nearest(metric, study['metrics'])}")
+    seen = study["metrics"][metric].get("evaluations") or sorted(results.seen.get(metric, ()))
+    conditions = [c for c in study["conditions"] if not seen or c["evaluation"] in seen]
+    rows = []
+    baselines: dict[str, list[float | None]] = {}
+    for i, variant in enumerate(study["variants"]):
+        trials = [t for t in study["trials"] if t["variant"] == i]
+        row = [_entry(results, trials, metric, c) for c in conditions]
+        rows.append((variant["name"], tuple(row)))
+    for k, condition in enumerate(conditions):
+        for trial in study["trials"]:
+            for name, of in results.baselines(trial, condition).items():
+                line = baselines.setdefault(name, [None] * len(conditions))
+                if metric in of and line[k] is None:
+                    line[k] = of[metric]
+    info = study["metrics"][metric]
+    several = len({c["evaluation"] for c in conditions}) > 1
+    labels = [
+        f"{c['evaluation']}: {condition_label(c)}"
+        if several and c["levels"]
+        else condition_label(c)
+        for c in conditions
+    ]
+    return Table(
+        metric,
+        info["unit"],
+        info["better"],
+        len(study["seeds"]),
+        tuple(labels),
+        tuple(rows),
+        tuple((n, tuple(v)) for n, v in baselines.items() if any(x is not None for x in v)),
+    )
+
+
+def _entry(results: Results, trials: Sequence[Node], metric: str, condition: Node) -> Entry | None:
+    values: list[float] = []
+    states: dict[str, int] = {}
+    for trial in trials:
+        if condition.get("key") not in trial.get("cells", [condition.get("key")]):
+            continue
+        value = results.value(trial, metric, "", condition, chosen=False)
+        if isinstance(value, Missing):
+            (lost,) = value.cells
+            states[lost.status] = states.get(lost.status, 0) + 1
+        else:
+            values.append(value)
+    return Entry(tuple(values), states) if values or states else None
+
+
+# ── the terminal ────────────────────────────────────────────────────────────────────────────
+
+
+def pivot(study: Node, records: Iterable[Row], metric: str | None = None, width: int = 100) -> str:
+    """Variants by conditions as text, in blocks of columns that fit the width."""
+    t = table(study, records, metric)
+    lines = t.texts()
+    shown = f"{t.metric} ({t.unit})" if t.unit else t.metric
+    seeds = "1 seed" if t.n == 1 else f"mean ± sd over {t.n} seeds"
+    out = [f"{shown}, {t.better} is better; {seeds}"]
+    first = max([_width(line[0]) for line in lines] + [len("variant")])
+    sizes = [max(_width(c) for c in (label, *(line[k] for line in lines)))
+             for k, label in enumerate(t.columns, 1)]  # fmt: skip
+    for block in _blocks(sizes, width - first):
+        head = [_pad(t.columns[k], sizes[k]) for k in block]
+        out += ["", "  ".join([_pad("variant", first, left=True), *head]).rstrip()]
+        for i, line in enumerate(lines):
+            if i == len(t.rows):
+                out.append("─" * (first + sum(sizes[k] + 2 for k in block)))
+            cells = [_pad(line[k + 1], sizes[k]) for k in block]
+            out.append("  ".join([_pad(line[0], first, left=True), *cells]).rstrip())
+    return "\n".join(out)
+
+
+def _blocks(sizes: Sequence[int], room: int) -> list[list[int]]:
+    blocks: list[list[int]] = [[]]
+    for k, size in enumerate(sizes):
+        if blocks[-1] and sum(sizes[i] + 2 for i in blocks[-1]) + size + 2 > room:
+            blocks.append([])
+        blocks[-1].append(k)
+    return blocks
+
+
+def _width(text: str) -> int:
+    return sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
+
+
+def _pad(text: str, width: int, left: bool = False) -> str:
+    space = " " * (width - _width(text))
+    return text + space if left else space + text
+
+
+# ── files ───────────────────────────────────────────────────────────────────────────────────
+
+FIRST = ("study", "variant", "trial", "id", "seed")
+
+
+def wide(study: Node, records: Iterable[Row]) -> list[dict[str, Any]]:
+    """One row for each trial, condition and slice, with a column for each metric.
+
+    The study's template ("heads, hidden=model.width, loss") names columns: a factor, a metric, a
+    column of the records, or ``name=path`` of the resolved spec.  The seed is always there.
+    """
+    grouped: dict[tuple[Any, ...], dict[str, Any]] = {}
+    axes = [f["name"] for f in study["factors"] if f["kind"] == "condition"]
+    for row in records:
+        where = (row["trial"], row["evaluation"], row.get("slice"), *(row.get(a) for a in axes))
+        one = grouped.setdefault(where, dict.fromkeys(study["metrics"]))
+        drop = ("metric", "value", "n", "unit")
+        one |= {k: v for k, v in row.items() if k not in drop}
+        if row.get("metric"):
+            one[row["metric"]] = row["value"]
+    if not study.get("columns"):
+        return list(grouped.values())
+    return [_columns(study, row) for row in grouped.values()]
+
+
+def _columns(study: Node, row: Mapping[str, Any]) -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for part in study["columns"].split(","):
+        name, _, path = (p.strip() for p in part.partition("="))
+        path = path or name
+        if path in row:
+            out[name] = row[path]
+        elif "." in path:
+            out[name] = _at(study["variants_info"].get(row["variant"], {}), path)
+        else:
+            raise SpecError(f"columns: no column {path!r}; {nearest(path, row)}")
+    return {**out, **{k: row.get(k) for k in ("seed", "status") if k not in out}}
+
+
+def _at(info: Mapping[str, Any], path: str) -> Any:
+    """A dotted path of the last phase's resolved spec; None where it is at its default."""
+    phases = info.get("spec") or [{}]
+    found: Any = phases[-1].get("spec", phases[-1])
+    for key in path.split("."):
+        found = found.get(key) if isinstance(found, Mapping) else None
+    return found
+
+
+def columns_of(rows: Sequence[Row]) -> list[str]:
+    every = dict.fromkeys(k for row in rows for k in row)
+    return [*(k for k in FIRST if k in every), *(k for k in every if k not in FIRST)]
+
+
+def to_csv(rows: Sequence[Row]) -> str:
+    """Every column of the rows; a missing number is an empty field beside its status."""
+    out = io.StringIO()
+    writer = csv.DictWriter(out, columns_of(rows), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows([{k: v for k, v in row.items() if v is not None} for row in rows])
+    return out.getvalue()
+
+
+def to_json(rows: Sequence[Row]) -> str:
+    names = columns_of(rows)
+    return json.dumps([{k: row.get(k) for k in names} for row in rows], indent=1) + "\n"

@@ -1,0 +1,136 @@
+"""``paribus.load("quickstart").results()``: a study's results in Python, without torch."""
+
+from __future__ import annotations
+
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from paribus.analysis import records
+from paribus.spec import digest
+from paribus.store import Store, find_home
+from paribus.study.plan import Plan, study_record
+
+
+def load(study: str, *, scale: str | None = None, home: str | Path | None = None) -> Loaded:
+    """The study named by file or by the name of a shipped one, laid beside its results.
+
+    Args:
+        scale: which scale of it; default: the study's first.
+        home: where results live; default: $PARIBUS_HOME, else runs/.
+    """
+    from paribus.study import source
+
+    found = source.load(study, scale=scale)
+    where = Path(home) if home else find_home(None if found.shipped else found.path)
+    return Loaded.of(Plan(found.study, Store(where)))
+
+
+class Loaded:
+    """A study and its records."""
+
+    def __init__(self, store: Store, study: dict[str, Any]) -> None:
+        self.store, self.study = store, study
+
+    def provenance(self) -> dict[str, Any]:
+        """What the report says of where the results come from."""
+        s = self.study
+        engines = {
+            str(r[k])
+            for r in self._rows
+            for k in ("device", "torch", "python")
+            if r.get(k) is not None
+        }
+        data: dict[str, str] = {}
+        for t in s["trials"]:
+            if (self.store.trial_dir(t["id"]) / "spec.json").is_file():
+                data |= self.store.spec(t["id"])["data"]
+        return {
+            "date": (s.get("registered") or "")[:10],
+            "commands": [f"paribus run {s['name']} --scale {s['scale']}"],
+            "paribus": s["paribus"],
+            "engine": ", ".join(sorted(engines)),
+            **data,
+            "home": self.store.home.name,
+            "registered": s.get("registered") or "not yet",
+        }
+
+    @classmethod
+    def of(cls, plan: Plan) -> Loaded:
+        record = study_record(plan)
+        stored = plan.store.read_study(plan.study.instance) or {}
+        for key in ("amendments", "registered"):
+            record[key] = stored.get(key)
+        first = stored.get("registration")
+        if first and first != json.loads(json.dumps(record["registration"])):
+            record["registration"] = first  # what was registered first is judged as it was
+        record["baselines"] = {
+            cid: found["baselines"]
+            for t in record["trials"]
+            for cid, found in plan.store.evaluations(t["id"]).items()
+            if found.get("baselines")
+        }
+        return cls(plan.store, record)
+
+    @cached_property
+    def _rows(self) -> list[dict[str, Any]]:
+        return records.rows(self.store, self.study)
+
+    def results(self) -> list[dict[str, Any]]:
+        """Tidy rows, as pandas and polars take them."""
+        return [dict(r) for r in self._rows]
+
+    def verdicts(self) -> list[Any]:
+        from paribus.analysis import verdicts
+
+        return verdicts.verdicts(self.study, self._rows)
+
+    def verdict_text(self) -> str:
+        """A block a hypothesis: the verdict, the effect with its interval, the reason."""
+        from paribus.analysis import words
+
+        return "\n".join(words.line(v) for v in self.verdicts()) or "no hypotheses"
+
+    def table(self) -> str:
+        from paribus.analysis import tables
+
+        return tables.pivot(self.study, self._rows)
+
+    def csv(self, wide: bool = False) -> str:
+        from paribus.analysis import tables
+
+        return tables.to_csv(tables.wide(self.study, self._rows) if wide else self._rows)
+
+    def to_json(self) -> str:
+        from paribus.analysis import tables
+
+        return tables.to_json(self._rows)
+
+    def write_report(
+        self, path: str | Path | None = None, *, lang: str = "en", always: bool = False
+    ) -> Path:
+        """Write results.csv and the self-contained report; nothing where nothing has changed."""
+        folder = self.store.study_dir(self.study["instance"])
+        place = Path(path) if path else folder / "report" / "report.html"
+        mark = digest([self.study, [_stable(r) for r in self._rows], lang])
+        if not always and place.is_file() and mark in place.read_text(encoding="utf-8")[:2000]:
+            return place
+        from paribus.analysis import report
+
+        html = report.render(
+            self.study,
+            self._rows,
+            self.verdicts(),
+            curves=records.curves(self.store, self.study),
+            provenance=self.provenance(),
+            lang=lang,
+        )
+        html = html.replace("<head>", f'<head>\n<meta name="records" content="{mark}">', 1)
+        self.store.write_derived(place, html.encode())
+        self.store.write_derived(folder / "results.csv", self.csv().encode())
+        return place
+
+
+def _stable(row: dict[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in row.items() if k != "reason" or row["status"] != "running"}
