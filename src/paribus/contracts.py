@@ -298,6 +298,7 @@ class Source:
     """An opened task."""
 
     size: int = 0  # finite evaluation examples
+    epoch: int | None = None  # training rows of one pass over the data; None: endless
 
     def batch(self, seed: int, step: int, rows: range) -> dict[str, Tensor]:
         """Training rows; ``rows`` are global: row r of the run, step · rows per step + i."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from paribus import parts
-from paribus.cli import FAILED, INTERRUPTED, OK, STOPPED, emit
+from paribus.cli import FAILED, INTERRUPTED, OK, STOPPED, WRONG, emit
 from paribus.errors import SpecError, nearest
 from paribus.store import Store, find_home
 from paribus.study import source
@@ -131,7 +131,7 @@ def do_check(o: Namespace) -> int:
     else:
         for f in findings:
             print(f)
-    return FAILED if any(f.failed for f in findings) else OK
+    return WRONG if any(f.failed for f in findings) else OK
 
 
 def do_try(o: Namespace) -> int:

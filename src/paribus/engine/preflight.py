@@ -84,6 +84,7 @@ def run(graphs: Sequence[Mapping[str, Any]], settings: Settings, cache: Path) ->
 
 def _graph(graph: Mapping[str, Any], settings: Settings, data: Data) -> str:
     m = member(graph["data"], "preflight", graph["name"])
+    _large_enough(m.phases, data)
     short = [Phase(p.name, _shorter(p.spec, settings), p.optim) for p in m.phases]
     conditions = [c for c in graph["conditions"] if c["spec"]]
     judged = [specs.load(c["spec"]) for c in conditions]
@@ -113,6 +114,17 @@ def _shorter(spec: specs.Spec, settings: Settings) -> specs.Spec:
     if settings.device == "cpu" and task_rows is None:
         spec = specs.patch(spec, "rows", min(spec.rows or 2, 2))
     return spec
+
+
+def _large_enough(phases: Sequence[Phase], data: Data) -> None:
+    """Refuse a corpus that is smaller than one batch: its rows would stand twice in a step."""
+    for p in phases:
+        epoch = p.spec.task.open(data.bind("train"), "cpu").epoch
+        if epoch is not None and epoch < (p.spec.rows or 1):
+            raise SpecError(
+                f"the training split has {epoch} rows of {p.spec.task.io().length} tokens, fewer "
+                f"than the {p.spec.rows} rows of one step; take more text or fewer rows"
+            )
 
 
 def _resolve(phases: Sequence[Phase]) -> None:

@@ -97,13 +97,14 @@ class Transformer:
         trials = []
         for i in range(max(E, len(stack))):
             part = stack[i if len(stack) > 1 else 0].position
-            own = view.map(lambda c, i=i: c[i : i + 1] if c.shape[0] > 1 else c)
+            own = view.map(lambda c, i=i: _exact(c[i : i + 1] if c.shape[0] > 1 else c))
             trials.append({} if part is None else part.tables(self.dims, own))
         out = {}
         for name in trials[0]:
             each = [t[name] for t in trials]
             table = each[0] if len(each) == 1 else torch.cat(each)
-            out[name] = table.to(dtype) if table.is_floating_point() else table
+            table = table.to(dtype) if table.is_floating_point() else table
+            out[name] = table.to(view.index.device)
         return out
 
     def _keep(self, key: Any, make: Any) -> Any:
@@ -329,6 +330,11 @@ class Transformer:
             return linear(x_EBTD, weight, bias).squeeze(-1).to(bias.dtype)
         table = p["head"] if "head" in self.declared else p["embed.tokens"]
         return linear(x_EBTD, cast(table, dtype)).to(table.dtype)
+
+
+def _exact(c: Tensor) -> Tensor:
+    """A coordinate in float64, as parts are promised; on the CPU where the device has none."""
+    return (c.cpu() if c.device.type == "mps" else c).double()
 
 
 def _three(c: Tensor) -> Tensor:

@@ -100,7 +100,7 @@ class _Stream(Source):
     def __init__(self, task: Lm, tokens: Tokens, device: str) -> None:
         self.task, self.tokens, self.device = task, tokens, device
         n, t = len(tokens.ids) - 1, task.length
-        self.rows = n // t
+        self.epoch = self.rows = n // t
         if self.rows < 1:
             raise SpecError(f"task: {n + 1} tokens of text are fewer than one row of {t} + 1")
         self.size = min(task.eval_tokens, n) // t

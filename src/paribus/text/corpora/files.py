@@ -81,6 +81,8 @@ class Files(Divided, frozen=True, kw_only=True):
                 continue
             key = "path" if split == "train" else split
             out[split] = find(path, READERS, f"corpora.files.{key}")
+            if not any(p.stat().st_size for p in out[split]):
+                raise SpecError(f"corpora.files.{key}: {path} is empty; give it some text")
             for p in out[split]:
                 real = p.resolve()
                 if owner.setdefault(real, key) != key and self.overlap == "refuse":
