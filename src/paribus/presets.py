@@ -76,8 +76,8 @@ def quickstart(*, width: int = 64, layers: int = 2, heads: int = 4, **overrides:
         "heads": heads,
         "position": None,
         "mask": masks.causal(),
-        "norm": norms.rmsnorm(),
-        "mlp": mlps.swiglu(multiple=32),
+        "norm": norms.layernorm(),
+        "mlp": mlps.relu2(ratio=4.0),
         "logit_scale": scales.sqrt_d(),
         "tied": True,
     }

@@ -13,7 +13,7 @@ class Settings:
     threads: CPU threads of this process; on the CPU bit-equality is promised with one.
     kernel: "sdpa" or "reference" attention.
     compile: "auto" (on CUDA, where it works), "on" or "off".
-    deterministic: None: on for the CPU, off for the GPU.
+    deterministic: None: on for the CPU, off for the GPU; on, nothing is compiled.
     micro: rows a forward pass; None: all rows of a step.
     checkpoint_every: seconds between checkpoints; checkpoint_steps: steps instead, for tests.
     """

@@ -166,8 +166,8 @@ class Trainer:
         wanted = self.settings.compile
         if wanted == "off" or (wanted == "auto" and not self.settings.device.startswith("cuda")):
             return function
-        if isinstance(self.net, ExternalNet):
-            return function
+        if isinstance(self.net, ExternalNet) or self.settings.exact:
+            return function  # a compiler may choose another kernel after a resume
         try:
             compiled = torch.compile(function)
         except Exception as error:  # no compiler here: eager, and the record says so

@@ -13,6 +13,7 @@ from paribus import (
     better,
     corpora,
     criterion,
+    init,
     metric,
     no_worse,
     optim,
@@ -42,7 +43,13 @@ def study(scale: str) -> Study:
         "Which position encoding keeps its loss beyond the trained length?",
         base=Spec(
             model=presets.quickstart(width=WIDTH[scale]),
-            task=tasks.lm(corpus=corpora.stdlib(), tokenizer=tokenizers.bytes(), length=128),
+            task=tasks.lm(
+                corpus=corpora.stdlib(),
+                tokenizer=tokenizers.bytes(),
+                length=128,
+                eval_tokens=32_768,
+            ),
+            init={"every": init.torch_default()},  # a std of .02 is small for so narrow a model
             optim=optim.adamw(lr=4e-3 if scale != "paper" else 1e-3),
             schedule=schedules.cosine(warmup=20),
             rows=8,
