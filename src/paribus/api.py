@@ -62,9 +62,14 @@ class Loaded:
         stored = plan.store.read_study(plan.study.instance) or {}
         for key in ("amendments", "registered"):
             record[key] = stored.get(key)
-        first = stored.get("registration")
-        if first and first != json.loads(json.dumps(record["registration"])):
-            record["registration"] = first  # what was registered first is judged as it was
+        first, now = stored.get("registration"), json.loads(json.dumps(record["registration"]))
+        if first and first != now:
+            # What was registered first is judged as it was; an edit is an amendment at once.
+            amendments = list(record["amendments"] or [])
+            if (amendments[-1]["registration"] if amendments else first) != now:
+                seen = sum(i.done for i in plan.items)
+                amendments.append({"at": "", "registration": now, "results_seen": seen})
+            record["registration"], record["amendments"] = first, amendments
         record["baselines"] = {
             cid: found["baselines"]
             for t in record["trials"]

@@ -105,6 +105,8 @@ def do_plan(o: Namespace) -> int:
         print(f"skipped   {data['skipped']} cells")
     if seconds:
         print(f"time      about {_span(data['seconds'])} ({data['seconds_basis']})")
+        if data["memory_bytes"]:
+            print(f"memory    {_bytes(data['memory_bytes'])} for a step of the largest trial")
         print(f"disk      {_bytes(data['disk_bytes'])} of {_bytes(data['disk_free_bytes'])} free")
     print(f"\n{'variant':32} {'parameters':>12} {'steps':>8} {'tokens':>14}  states")
     for v in data["variants"]:

@@ -7,7 +7,10 @@ from typing import Any
 
 from paribus.store import Store
 
-_ENGINE = "engine kernel device dtype threads stack micro_batch deterministic torch python".split()
+_ENGINE = (
+    "engine kernel device dtype threads stack micro_batch deterministic paired_init torch "
+    "python".split()
+)
 
 
 def rows(store: Store, study: dict[str, Any]) -> list[dict[str, Any]]:

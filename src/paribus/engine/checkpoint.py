@@ -26,6 +26,23 @@ def stack(members: Sequence[Mapping[str, Tensor]], device: str) -> dict[str, Ten
     return {k: torch.stack([m[k] for m in members]).to(device) for k in members[0]}
 
 
+def clone(state: Mapping[str, Mapping[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
+    """A copy of an optimizer's state."""
+    return {name: {k: t.clone() for k, t in of.items()} for name, of in state.items()}
+
+
+def put_back(
+    state: Mapping[str, Mapping[str, Tensor]],
+    before: Mapping[str, Mapping[str, Tensor]],
+    keep_E: Tensor,
+) -> None:
+    """Restore the state of the trials that are not kept."""
+    for e in (~keep_E).nonzero().flatten().tolist():
+        for name, tensors in state.items():
+            for k, t in tensors.items():
+                t[e].copy_(before[name][k][e])
+
+
 def encode(tensors: Mapping[str, Tensor], notes: Mapping[str, Any]) -> dict[str, bytes]:
     """The files of a checkpoint."""
     return {

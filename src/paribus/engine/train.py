@@ -270,7 +270,10 @@ class Trainer:
             s.optim.lr * s.schedule.factor(local, s.steps or 1)  # type: ignore[attr-defined]
             for s in self.specs
         ]
+        before = None if all_finite else checkpoint.clone(self.state)
         self._update(grads, lr_E, keep_E, local)
+        if before is not None:  # what is masked out keeps its optimizer state too
+            checkpoint.put_back(self.state, before, keep_E)
         self.curves["loss"].append(loss_E.double())
         self.curves["lr"].append(torch.tensor(lr_E, dtype=torch.float64))
         self.curves["norm"].append(norm_E.double())
@@ -400,7 +403,6 @@ class Trainer:
             "halvings": self.halvings,
             "curves": {c: arrays.pack(v) for c, v in self.curve(e).items()},
             "checks": self.checks[e],
-            "generation": self.e,
         }
         return checkpoint.member(self._flat(), e), notes
 
@@ -476,6 +478,7 @@ class Trainer:
                 "accumulation": len(self.budget.pieces()),
                 "halvings": self.halvings,
                 "peak_memory": peak,
+                "paired_init": isinstance(self.net, Net),
                 **describe(self.settings),
             },
         }

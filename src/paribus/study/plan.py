@@ -103,13 +103,18 @@ class Plan:
     def packs(self, items: Sequence[Item], stack: int) -> list[list[str]]:
         """Chunks of the sorted ids of each pack key, in order of declaration."""
         keys: dict[str, list[str]] = {}
+        alone: set[str] = set()
         for item in items:
             ids = keys.setdefault(item.trial.pack_key, [])
             if item.trial.id not in ids:
                 ids.append(item.trial.id)
-        return [
-            sorted(ids)[i : i + stack] for ids in keys.values() for i in range(0, len(ids), stack)
-        ]
+            if not isinstance(item.trial.variant.spec.model, Model):
+                alone.add(item.trial.pack_key)  # a user's own module is not stacked
+        out: list[list[str]] = []
+        for key, ids in keys.items():
+            size = 1 if key in alone else stack
+            out += [sorted(ids)[i : i + size] for i in range(0, len(ids), size)]
+        return out
 
     def graphs(self, items: Sequence[Item] | None = None) -> list[dict[str, Any]]:
         """One trial of each distinct graph with its conditions, for the preflight."""
@@ -182,6 +187,25 @@ class Plan:
         runs (parameters and two moments)."""
         return sum(4 * parameters(i.trial.variant.spec) * 2 for i in self.to_train())
 
+    def memory(self) -> int:
+        """Bytes that a step of the largest trial to train needs, by formula; 0 where unknown."""
+        from paribus.nn import flops
+
+        sizes = [0]
+        for i in self.to_train():
+            for p in i.trial.variant.phases:
+                length = p.spec.task.io().length
+                if isinstance(p.spec.model, Model) and length:
+                    need = flops.memory(
+                        p.spec.model,
+                        trials=1,
+                        rows=p.spec.rows or 1,
+                        length=length,
+                        precision=p.spec.precision,
+                    )
+                    sizes.append(need["total"])
+        return max(sizes)
+
     def free(self) -> int:
         folder = self.store.home
         while not folder.exists():
@@ -206,6 +230,7 @@ class Plan:
             "evaluations_refused": sum(len(i.cells) for i in self.items) - sum(counts),
             "evaluations_missing": self.missing(),
             "skipped": len(self.expansion.skipped),
+            "memory_bytes": self.memory(),
             "disk_bytes": self.disk(),
             "disk_free_bytes": self.free(),
             "variants": [

@@ -1,0 +1,84 @@
+"""A user's own module: trained whole, unstacked, with everything else ours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from paribus import external, parts
+from paribus.errors import SpecError
+from paribus.spec import External
+from tests.engine import tiny
+from tests.engine.test_train import interrupted
+
+LM = """
+import torch
+from torch import nn
+
+class LM(nn.Module):
+    def __init__(self, width=16, vocab=17):
+        super().__init__()
+        self.embed = nn.Embedding(vocab, width)
+        self.mix = nn.GRU(width, width, batch_first=True)
+        self.head = nn.Linear(width, vocab)
+
+    def forward(self, ids_BT):
+        return self.head(self.mix(self.embed(ids_BT))[0])
+
+class Wrong(LM):
+    def forward(self, ids_BT):
+        return self.embed(ids_BT)[:, -1]
+"""
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path) -> Iterator[None]:
+    (tmp_path / "mymodel.py").write_text(LM)
+    parts.use_local(tmp_path)
+    yield
+    parts.use_local(None)
+
+
+def member(target: str = "mymodel:LM") -> tiny.Member:
+    return tiny.member(1, model=external(target, width=24))
+
+
+def test_it_trains_resumes_bit_equal_and_leaves_the_global_generator_alone() -> None:
+    torch.manual_seed(7)
+    before = torch.get_rng_state()
+    calm, torn = member(), member()
+    trainer = tiny.train([calm])
+    interrupted([torn], 5)
+    tiny.train([torn])
+    assert tiny.equal(calm, torn)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not trainer.summary(0)["engine"]["paired_init"]
+    assert calm.state[0]["param/embed.weight"].shape == (17, 24)
+
+
+def test_its_identity_is_its_source() -> None:
+    from paribus.spec import used_parts
+
+    found = used_parts(external("mymodel:LM"))
+    assert len(found["external.mymodel:LM"]) == 32
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("mymodel:LN", "defines no 'LN'; did you mean 'LM'"),
+        ("mymodle:LM", "no module 'mymodle'"),
+        ("mymodel", "must read 'package.module:Class'"),
+    ],
+)
+def test_a_wrong_target_is_refused_at_once(target: str, message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        External(target=target)
+
+
+def test_wrong_outputs_are_named() -> None:
+    with pytest.raises(SpecError, match=r"gave \(8, 24\); wanted \(B, T, V\)"):
+        tiny.train([member("mymodel:Wrong")])
