@@ -176,7 +176,7 @@ def test_again_one_more_seed_and_a_deleted_result(mini: Path) -> None:
     assert grid(home) == before
 
     mini.write_text(STUDY.replace("seeds=[1, 2]", "seeds=[1, 3]"))
-    more = paribus("run", "mini.py")
+    more = paribus("run", "mini.py", "--no-check")
     assert more.returncode == 0, more.stderr
     after = grid(home)
     assert sorted(set(after) - set(before)) == ["none-s3", "rope-s3"]
@@ -186,14 +186,14 @@ def test_again_one_more_seed_and_a_deleted_result(mini: Path) -> None:
     record = folder / "attempts/1/evaluations" / before["rope-s1"][2][0]
     content = json.loads(record.read_text())
     record.unlink()
-    assert paribus("run", "mini.py").returncode == 0
+    assert paribus("run", "mini.py", "--no-check").returncode == 0
     assert grid(home) == after
     redone = json.loads(record.read_text())
     assert redone["metrics"] == content["metrics"]
     assert redone["items"] == content["items"]
 
     shutil.rmtree((home / "studies/mini@main/names/none-s3").resolve())
-    assert paribus("run", "mini.py").returncode == 0
+    assert paribus("run", "mini.py", "--no-check").returncode == 0
     assert grid(home) == after  # trained again, to the same bits
 
     results = paribus("results", "mini.py", "--format", "csv")
@@ -254,7 +254,7 @@ def test_a_users_own_study_and_part_from_an_empty_folder(
     folder.mkdir(parents=True)
     (folder / "mine.py").write_text(MINE)
     package = Path(parts.ROOT)
-    before = {p: p.stat().st_mtime_ns for p in package.rglob("*.py")}
+    before = {p: p.read_bytes() for p in package.rglob("*.py")}
     checked = paribus("check", "my.py", "--scale", "smoke")
     assert checked.returncode == 0, checked.stdout + checked.stderr
     assert "positions.mine" in checked.stdout
@@ -263,7 +263,7 @@ def test_a_users_own_study_and_part_from_an_empty_folder(
     assert (plan["trials"], plan["evaluations"]) == (9, 36)
     ran = paribus("run", "my.py", "--scale", "smoke", "--seeds", "1")
     assert ran.returncode == 0, ran.stderr
-    assert "descriptive" in ran.stdout
+    assert "not testable" in ran.stdout  # twenty steps do not beat the unigram counts
     made = paribus("report", "my.py", "--scale", "smoke", "--seeds", "1")
     assert made.returncode == 0
     page = Path(made.stdout.strip()).read_text()
@@ -271,4 +271,4 @@ def test_a_users_own_study_and_part_from_an_empty_folder(
     source = tmp_path / "runs/studies/my@smoke/source"
     assert (source / "parts/positions/mine.py").read_text() == MINE
     assert (source / "my.py").is_file()
-    assert before == {p: p.stat().st_mtime_ns for p in package.rglob("*.py")}
+    assert before == {p: p.read_bytes() for p in package.rglob("*.py")}

@@ -38,7 +38,7 @@ MAY_IMPORT = {
     "analysis": {"study", "store"} | BELOW_ENGINE,  # reads records alone: never engine or launch
     "studies": {"facade", "study"} | BELOW_ENGINE,  # written as a user would write them
 }
-ANYTHING = {"cli", "verbs", "api", "facade", "__main__"}
+ANYTHING = {"cli", "verbs", "running", "api", "facade", "__main__"}
 # The signatures of contracts name what text opens into; only a type checker follows that.
 FOR_TYPES_ALONE = {("paribus.contracts", "text")}
 

@@ -20,11 +20,16 @@ def load(study: str, *, scale: str | None = None, home: str | Path | None = None
         scale: which scale of it; default: the study's first.
         home: where results live; default: $PARIBUS_HOME, else runs/.
     """
+    from paribus import parts
     from paribus.study import source
 
-    found = source.load(study, scale=scale)
-    where = Path(home) if home else find_home(None if found.shipped else found.path)
-    return Loaded.of(Plan(found.study, Store(where)))
+    before = parts.local_folder_or_base()
+    try:
+        found = source.load(study, scale=scale)
+        where = Path(home) if home else find_home(None if found.shipped else found.path)
+        return Loaded.of(Plan(found.study, Store(where)))
+    finally:
+        parts.use_local(before)
 
 
 class Loaded:
@@ -84,7 +89,7 @@ class Loaded:
 
     def results(self) -> list[dict[str, Any]]:
         """Tidy rows, as pandas and polars take them."""
-        return [dict(r) for r in self._rows]
+        return records.typed(self._rows, self.study)
 
     def verdicts(self) -> list[Any]:
         from paribus.analysis import verdicts
@@ -105,12 +110,13 @@ class Loaded:
     def csv(self, wide: bool = False) -> str:
         from paribus.analysis import tables
 
-        return tables.to_csv(tables.wide(self.study, self._rows) if wide else self._rows)
+        found = tables.wide(self.study, self._rows) if wide else self._rows
+        return tables.to_csv(records.typed(found, self.study))
 
     def to_json(self) -> str:
         from paribus.analysis import tables
 
-        return tables.to_json(self._rows)
+        return tables.to_json(self.results())
 
     def write_report(
         self, path: str | Path | None = None, *, lang: str = "en", always: bool = False

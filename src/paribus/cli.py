@@ -55,7 +55,8 @@ def parser() -> argparse.ArgumentParser:
 
     p = verb("try", "one variant in the foreground; never in a report", _study, _device)
     p.add_argument("name", help="a variant's or trial's name")
-    p.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", dest="patches")
+    p.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", dest="patches",
+                   help="JSON values; a part as '{\"part\": \"alibi\"}'")  # fmt: skip
     p.add_argument("--steps", type=int, help="fewer steps")
     p.add_argument("--pdb", action="store_true", help="a debugger where it breaks")
 
@@ -70,20 +71,21 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--checkpoint-every", type=float, default=30.0, metavar="SECONDS")
     p.add_argument("--checkpoint-steps", type=int, help=argparse.SUPPRESS)
     p.add_argument("--no-check", action="store_true", help="skip the preflight")
-    p.add_argument("--lang", choices=("en", "zh"), default="en")
+    p.add_argument("--lang", choices=("en", "zh"), default="en", help="what the report shows first")
 
     verb("status", "the grid: what is done, what runs, what failed", _study, _json)
     p = verb("show", "attempts, log and spec of one trial", _study, _json)
     p.add_argument("name", help="a trial's name or id")
     p = verb("results", "records as a table", _study)
-    p.add_argument("--format", choices=("text", "csv", "json"), default="text")
+    p.add_argument("--format", choices=("text", "csv", "json"), help="default: by the file's name")
     p.add_argument("-o", "--output", help="a file; an existing one is replaced")
     p.add_argument("--wide", action="store_true", help="one column a metric (the study's columns=)")
     verb("verdicts", "hypotheses: supported, refuted or inconclusive", _study, _json)
     p = verb("report", "write the report", _study)
     p.add_argument("-o", "--output", help="a file (default: the study's folder)")
     p.add_argument("--lang", choices=("en", "zh"), default="en")
-    verb("list", "shipped studies and parts", _json)
+    p = verb("list", "shipped studies and parts", _json)
+    p.add_argument("part", nargs="?", help="one part, such as tasks.lm: its fields and metrics")
     return top
 
 
@@ -103,6 +105,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return WRONG if type(error) is ParibusError else FAILED
     except BrokenPipeError:
         return OK
+    except OSError as error:
+        print(f"paribus: {error}", file=sys.stderr)
+        return FAILED
     except KeyboardInterrupt:
         return INTERRUPTED
 

@@ -33,6 +33,8 @@ class Strict(msgspec.Struct, frozen=True, kw_only=True):
     NaN and infinities, and reports the field, the offending value and what was expected.
     """
 
+    tag: ClassVar[str | None] = None  # tells a struct from another where either may stand
+
     def __post_init__(self) -> None:
         values = raw(self)
         for name, hint in hints(type(self)).items():
@@ -97,7 +99,9 @@ def check(value: Any, hint: Any, where: str) -> Any:
     if _structs(hint) and value is not None and not _plain(hint):
         inner = [c for c in _structs(hint) if not issubclass(c, Part)]
         if isinstance(value, Mapping) and inner:
-            return construct(inner[0], value, where)
+            tags = {getattr(c, "tag", None): c for c in inner}
+            fields = {k: v for k, v in value.items() if k != "is"}
+            return construct(tags.get(value.get("is"), inner[0]), fields, where)
         raise SpecError(f"{where}: {value!r} does not fit; expected {_say(hint)}")
     origin = typing.get_origin(hint)
     if origin in (dict, Mapping, typing.Mapping) and isinstance(value, Mapping):
@@ -201,6 +205,8 @@ def dump(value: Any, *, full: bool = False) -> Any:
         out: dict[str, Any] = {}
         if isinstance(value, Part):
             out["part"] = label(type(value))
+        elif type(value).tag is not None:
+            out["is"] = type(value).tag
         for name, field in raw(value).items():
             mine = dump(field, full=full)
             if not full and name in default and same(mine, default[name]):
@@ -276,6 +282,9 @@ def use_local(folder: Path | None) -> None:
     _BASE.set(folder)
     if folder is not None and not (folder / "parts").is_dir():
         folder = None
+    for found in sorted((folder / "parts").iterdir()) if folder else ():
+        if found.is_dir() and found.name not in FOLDERS and not found.name.startswith(("_", ".")):
+            raise SpecError(f"{found}: no kind of part; {nearest(found.name, FOLDERS)}")
     for kind in FOLDERS if folder else ():
         mine = _files(folder / "parts" / kind)  # type: ignore[operator]
         for name in mine.keys() & _files(_shipped(kind)).keys():

@@ -99,6 +99,8 @@ class External(Strict, frozen=True, kw_only=True):
     arguments: dict[str, Any] = {}
     vocab: Positive | None = None
 
+    tag: ClassVar[str | None] = "external"
+
     def source(self) -> str:
         """Path of the file that holds the class."""
         module, _, name = self.target.partition(":")

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import sys
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
 from paribus import parts
-from paribus.cli import FAILED, INTERRUPTED, OK, STOPPED, WRONG, emit
-from paribus.errors import SpecError, nearest
+from paribus.cli import FAILED, OK, WRONG, emit
+from paribus.errors import ParibusError, SpecError, nearest
+from paribus.running import chosen, device_of, register, unfinished, work_through
+from paribus.spec import at
 from paribus.store import Store, find_home
 from paribus.study import source
 from paribus.study.plan import Item, Plan
+
+# What a plan adds to training: processes and preflight, and each evaluation.
+SECONDS_TO_START, SECONDS_AN_EVALUATION = 8.0, 0.7
 
 
 def opened(o: Namespace) -> tuple[source.Source, Store]:
@@ -39,24 +46,30 @@ def checked_plan(found: source.Source, store: Store) -> Plan:
 
     plan = Plan(found.study, store)
     s = found.study
-    hypotheses.verify({**s.hypotheses, **s.criteria, **s.checks}, study_record(plan))
+    record = study_record(plan)
+    hypotheses.verify({**s.hypotheses, **s.criteria, **s.checks}, record)
+    _check_names(record)
     return plan
 
 
-def recorded(o: Namespace) -> tuple[Store, dict[str, Any]]:
-    """The study as its file says now, laid beside the store: (store, study.json)."""
-    from paribus.study.plan import study_record
+def _check_names(record: dict[str, Any]) -> None:
+    """The primary metric and the columns, before anything runs."""
+    metrics = record["metrics"]
+    if metrics and record["primary"] not in metrics:
+        raise SpecError(
+            f"primary: no metric {record['primary']!r}; {nearest(record['primary'], metrics)}"
+        )
+    from paribus.analysis.records import COLUMNS
+    from paribus.spec import load as load_spec
 
-    found, store = opened(o)
-    plan = checked_plan(found, store)
-    record = study_record(plan)
-    stored = store.read_study(plan.study.instance) or {}
-    if "registration" in stored:  # what was registered first stays; changes are amendments
-        record["amendments"] = stored.get("amendments", [])
-        record["registered"] = stored.get("registered")
-        if stored["registration"] != json.loads(json.dumps(record["registration"])):
-            record["edited"] = True
-    return store, record
+    known = [*COLUMNS, *(f["name"] for f in record["factors"]), *metrics]
+    spec = load_spec(next(iter(record["variants_info"].values()))["spec"][-1]["spec"])
+    for part in (record["columns"] or "").split(",") if record["columns"] else ():
+        name, _, path = (p.strip() for p in part.partition("="))
+        if "." in path:
+            at(spec, path)
+        elif (path or name) not in known:
+            raise SpecError(f"columns: no column {path or name!r}; {nearest(path or name, known)}")
 
 
 # ── before ──────────────────────────────────────────────────────────────────────────────────
@@ -71,7 +84,8 @@ def do_new(o: Namespace) -> int:
     origin, is_shipped = source.find(o.origin)
     text = origin.read_text()
     if is_shipped:  # a study of one's own has a name of its own
-        text = text.replace(f'"{o.origin}"', f'"{path.stem.replace("_", "-")}"', 1)
+        name = re.sub(r"[^A-Za-z0-9.-]+", "-", path.stem).strip("-") or "study"
+        text = text.replace(f'"{o.origin}"', f'"{name}"', 1)
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "x", encoding="utf-8") as file:
         file.write(text)
@@ -81,11 +95,13 @@ def do_new(o: Namespace) -> int:
 
 def do_plan(o: Namespace) -> int:
     found, plan = planned(o)
-    device = o.device or _likely_device()
+    device = device_of(o)
     data = plan.data()
     seconds = [plan.seconds(i, device) for i in plan.to_train()]
     workers = 1 if device != "cpu" else os.cpu_count() or 1
-    data["seconds"] = sum(s for s, _ in seconds) / workers
+    judging = data["evaluations_missing"] * SECONDS_AN_EVALUATION
+    started = SECONDS_TO_START if seconds or judging else 0
+    data["seconds"] = (sum(s for s, _ in seconds) + judging) / workers + started
     data["seconds_basis"] = f"{seconds[0][1]}, {workers} worker(s), {device}" if seconds else ""
     if o.json:
         emit(data)
@@ -117,9 +133,23 @@ def do_plan(o: Namespace) -> int:
     for reason in dict.fromkeys(s["reason"] for s in plan.expansion.skipped):
         n = sum(s["reason"] == reason for s in plan.expansion.skipped)
         print(f"skipped {n}: {reason}")
+    for note in _notes(plan):
+        print(f"note: {note}")
     for refusal in dict.fromkeys(c.refused for i in plan.items for c in i.cells if c.refused):
         print(f"refused: {refusal}")
     return OK
+
+
+def _notes(plan: Plan) -> list[str]:
+    """What a person should know before running."""
+    out = []
+    if not plan.study.evaluate:
+        out.append("no evaluations (evaluate=[…]): trials are trained and nothing is measured")
+    try:
+        plan.refuse()
+    except ParibusError as error:
+        out.append(f"this study cannot be run yet: {error}")
+    return out
 
 
 def do_check(o: Namespace) -> int:
@@ -127,7 +157,7 @@ def do_check(o: Namespace) -> int:
 
     _, plan = planned(o)
     plan.refuse()
-    findings = preflight.check(plan, o.device or preflight.pick_device())
+    findings = preflight.check(plan, device_of(o))
     if o.json:
         emit([f.data() for f in findings])
     else:
@@ -153,145 +183,16 @@ def do_try(o: Namespace) -> int:
 def do_run(o: Namespace) -> int:
     found, plan = planned(o)
     plan.refuse()
-    items = _chosen(plan, o.only)
+    items = chosen(plan, o.only)
     print(f"{plan.study.instance} in {plan.store.home}")
     code = OK
-    todo = [i for i in items if _unfinished(plan, i, o.retry)]
+    todo = [i for i in items if unfinished(plan, i, o.retry)]
     register(found, plan)
     if todo:
-        code, ended = _work(found, plan, todo, o)
+        code, ended = work_through(found, plan, todo, o)
         if ended:
             return code
     return max(code, _conclude(Plan(plan.study, plan.store), items, o))
-
-
-def _unfinished(plan: Plan, item: Item, retry: bool) -> bool:
-    if item.done:
-        return not all(c.done for c in item.cells)
-    if item.state.state in ("failed", "out of memory", "diverged", "refused"):
-        if retry and item.state.state != "diverged":
-            if item.state.state == "refused":
-                plan.store.retire(item.trial.id, "asked to try again")
-            return True
-        return False
-    return True
-
-
-def _chosen(plan: Plan, only: list[str]) -> list[Item]:
-    """``--only position=rope,seed=1``: the cells that agree with every given level."""
-    items = plan.items
-    for text in ",".join(only).split(",") if only else []:
-        name, _, level = text.partition("=")
-        factors = {f.name: f for f in plan.study.factors}
-        if name == "seed":
-            kept = [i for i in items if str(i.trial.seed) == level]
-        elif name == "variant":
-            kept = [i for i in items if i.trial.variant.name == level]
-        elif name in factors:
-            tag = factors[name].level(level).tag if level in [
-                lv.tag for lv in factors[name].levels
-            ] else factors[name].level(_value(level)).tag  # fmt: skip
-            kept = [i for i in items if i.trial.variant.tags[name] == tag]
-        else:
-            known = ["seed", "variant", *factors]
-            raise SpecError(f"--only {text!r}: no factor {name!r}; {nearest(name, known)}")
-        items = kept
-    if not items:
-        raise SpecError(f"--only {','.join(only)}: chooses no trial")
-    return items
-
-
-def _value(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        return text
-
-
-def register(found: source.Source, plan: Plan) -> None:
-    """Write what is asked: the study, its trials, their names, the sources of local parts."""
-    from datetime import UTC, datetime
-
-    from paribus.store import init_home
-    from paribus.study.plan import study_record
-
-    store, instance = plan.store, plan.study.instance
-    init_home(store.home)
-    record = study_record(plan)
-    old = store.read_study(instance) or {}
-    seen = sum(i.done for i in plan.items)
-    record["registered"] = old.get("registered") or datetime.now(UTC).isoformat(timespec="seconds")
-    record["results_seen"] = seen
-    for trial_id, item in plan.unique.items():
-        store.declare(trial_id, item.trial.data)
-    for item in plan.items:
-        store.link_name(instance, item.trial.name, item.trial.id)
-    sources = {found.path.name: found.path.read_bytes()}
-    for cls in parts.scan_local():
-        assert cls.__source__ is not None
-        sources[f"parts/{cls.kind}/{Path(cls.__source__).name}"] = Path(cls.__source__).read_bytes()
-    store.keep_sources(instance, sources)
-    store.write_study(instance, record, plan.data())
-
-
-def _work(found: source.Source, plan: Plan, todo: list[Item], o: Namespace) -> tuple[int, bool]:
-    """(exit code, whether that is the end): preflight, then workers until nothing is left."""
-    from paribus.launch import local
-    from paribus.study.plan import work
-
-    devices, stack = _slots(plan, todo, o)
-    sources = plan.store.study_dir(plan.study.instance) / "source"
-    told = work(plan, todo, stack, local=sources, base=found.folder)
-    for item in todo:
-        told["trials"][item.trial.id]["retry"] = o.retry
-    settings = {
-        "threads": 1,
-        "deterministic": True if o.deterministic else None,
-        "compile": o.compile,
-        "checkpoint_every": o.checkpoint_every,
-        "checkpoint_steps": o.checkpoint_steps,
-    }
-    marks = plan.store.home / "cache" / "preflight"  # graphs that have passed are not tried again
-    graphs = [g for g in plan.graphs(todo) if not (marks / g["id"]).exists()]
-    if graphs and not o.no_check:
-        about = {**told, "graphs": graphs, "marks": str(marks)}
-        if code := local.preflight(about, {**settings, "device": devices[0]}):
-            return code, True
-    steps = {
-        i.trial.id: sum(p.spec.steps or 0 for p in i.trial.variant.phases)
-        for i in todo
-        if not i.done
-    }
-    progress = local.Progress(steps)
-    outcome = local.run(told, settings, devices, progress.event, progress.draw)
-    progress.close()
-    for line in outcome.errors:
-        print(line, file=sys.stderr)
-    if outcome.stopped or STOPPED in outcome.codes:
-        print("stopped; the same command goes on", file=sys.stderr)
-        return INTERRUPTED if outcome.stopped else STOPPED, True
-    return FAILED if outcome.errors else OK, False
-
-
-def _slots(plan: Plan, todo: list[Item], o: Namespace) -> tuple[list[str], int]:
-    """Devices, one a worker, and trials a stack."""
-    device = o.device or (f"cuda:{o.gpus.split(',')[0]}" if o.gpus else _likely_device())
-    if device.startswith("cuda"):
-        devices = [f"cuda:{g}" for g in o.gpus.split(",")] if o.gpus else [device]
-        return devices * max(1, (o.workers or len(devices)) // len(devices)), o.stack or 16
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    # On the CPU a stack gains little; small ones level the workers.
-    stack = o.stack or 1
-    packs = len(plan.packs(todo, stack))
-    wanted = o.workers or (cores or 1 if device == "cpu" else 1)
-    return [device] * max(1, min(wanted, packs)), stack
-
-
-def _likely_device() -> str:
-    """The device that workers will find, guessed without torch."""
-    if os.path.exists("/dev/nvidia0") or os.path.exists("/dev/nvidiactl"):
-        return "cuda:0"
-    return "cpu"
 
 
 def _conclude(plan: Plan, items: list[Item], o: Namespace) -> int:
@@ -365,7 +266,7 @@ def do_show(o: Namespace) -> int:
         "attempt": i.state.attempt,
         "reason": i.state.reason,
         "spec": i.trial.data,
-        "repeat": f"paribus run {o.study} "
+        "repeat": f"paribus run {o.study}{_same(o)} "
         f"--only variant={i.trial.variant.name},seed={i.trial.seed}",
     }
     if o.json:
@@ -380,9 +281,19 @@ def do_show(o: Namespace) -> int:
     return OK
 
 
+def _same(o: Namespace) -> str:
+    """The options that name the same study in the same home."""
+    given = {"scale": o.scale, "seeds": o.seeds, "home": o.home}
+    return "".join(f" --{k} {shlex.quote(str(v))}" for k, v in given.items() if v is not None)
+
+
 def do_results(o: Namespace) -> int:
     from paribus import api
 
+    suffix = Path(o.output or "").suffix[1:]
+    o.format = o.format or (suffix if suffix in ("csv", "json") else "text")
+    if o.wide and o.format != "csv":
+        raise SpecError("--wide goes with --format csv")
     _, plan = planned(o)
     loaded = api.Loaded.of(plan)
     text = {
@@ -391,6 +302,7 @@ def do_results(o: Namespace) -> int:
         "json": lambda: loaded.to_json(),
     }[o.format]()
     if o.output:
+        Path(o.output).parent.mkdir(parents=True, exist_ok=True)
         Path(o.output).write_text(text, encoding="utf-8")
         print(o.output)
     else:
@@ -420,6 +332,9 @@ def do_report(o: Namespace) -> int:
 
 
 def do_list(o: Namespace) -> int:
+    parts.use_local(Path.cwd())
+    if o.part:
+        return _part(o)
     studies = {
         name: next((ln for ln in path.read_text().splitlines() if ln), "").strip('"')
         for name, path in source.shipped().items()
@@ -434,6 +349,32 @@ def do_list(o: Namespace) -> int:
     print("parts")
     for kind, names in kinds.items():
         print(f"  {kind:12} {', '.join(names)}")
+    return OK
+
+
+def _part(o: Namespace) -> int:
+    """The fields, metrics and text of one part: ``paribus list tasks.lm``."""
+    kind, _, name = o.part.partition(".")
+    if kind not in parts.FOLDERS:
+        raise SpecError(f"no kind of part {kind!r}; {nearest(kind, parts.FOLDERS)}")
+    cls = parts.get(kind, name)
+    default = parts.defaults(cls)
+    fields = {
+        f: {"type": str(hint).replace("typing.", ""), "default": default.get(f, "required")}
+        for f, hint in parts.hints(cls).items()
+    }
+    metrics = {
+        k: f"{m.unit} ({m.better} is better)" for k, m in getattr(cls, "metrics", {}).items()
+    }
+    if o.json:
+        emit({"part": o.part, "text": cls.__doc__, "fields": fields, "metrics": metrics})
+        return OK
+    print(f"{o.part}\n\n    {(cls.__doc__ or '').strip()}\n")
+    for f, about in fields.items():
+        given = "must be given" if about["default"] == "required" else f"= {about['default']!r}"
+        print(f"  {f} {given}")
+    for k, text in metrics.items():
+        print(f"  metric {k}: {text}")
     return OK
 
 

@@ -117,7 +117,7 @@ def test_killed_at_a_random_step(point: int, calm: dict[str, Any], tmp_path: Pat
 
 def test_the_command_itself_killed(calm: dict[str, Any], tmp_path: Path) -> None:
     """The real command, launcher and workers killed together; then the same command."""
-    plan = make(tmp_path, steps=400)
+    plan = make(tmp_path, steps=120)
     command = [
         sys.executable, "-m", "paribus.cli", "run", str(tmp_path / "tiny.py"),
         "--no-check", "--checkpoint-steps", "5",
@@ -128,7 +128,7 @@ def test_the_command_itself_killed(calm: dict[str, Any], tmp_path: Path) -> None
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         states = [plan.store.state(i.trial.id) for i in plan.items]
-        if any(s.last_step >= 20 and s.state == "running" for s in states):
+        if any(s.last_step >= 10 and s.state == "running" for s in states):
             break
         time.sleep(0.05)
     claims = [s.claim for s in states if s.claim and s.state == "running"]
@@ -140,7 +140,7 @@ def test_the_command_itself_killed(calm: dict[str, Any], tmp_path: Path) -> None
     subprocess.run(command, check=True, capture_output=True, timeout=240)
     untouched = tmp_path / "untouched"
     untouched.mkdir()
-    other = make(untouched, steps=400)
+    other = make(untouched, steps=120)
     assert worker(other, None) == 0
     mine = outcome(plan)
     assert json.dumps(mine, sort_keys=True) == json.dumps(outcome(other), sort_keys=True)

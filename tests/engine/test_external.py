@@ -82,3 +82,27 @@ def test_a_wrong_target_is_refused_at_once(target: str, message: str) -> None:
 def test_wrong_outputs_are_named() -> None:
     with pytest.raises(SpecError, match=r"gave \(8, 24\); wanted \(B, T, V\)"):
         tiny.train([member("mymodel:Wrong")])
+
+
+STUDY = """
+from paribus import *
+own, ours = external("mymodel:LM", width=24), presets.quickstart(width=32)
+model = Factor("model", {"own": own, "ours": ours}, "model")
+study = Study("ext", "Does ours beat mine?",
+    base=Spec(model=presets.quickstart(width=32), task=tasks.copying(span=8, examples=16),
+              optim=optim.adamw(lr=3e-3), schedule=schedules.cosine(), rows=4, steps=4),
+    factors=[model], seeds=2, evaluate=[Eval("copy")], names="{model}")
+"""
+
+
+def test_a_study_with_a_users_own_model(tmp_path: Path) -> None:
+    from paribus.engine import preflight
+    from paribus.store import Store
+    from paribus.study import source
+    from paribus.study.plan import Plan
+
+    (tmp_path / "ext.py").write_text(STUDY)
+    plan = Plan(source.load(str(tmp_path / "ext.py")).study, Store(tmp_path / "runs"))
+    found = preflight.run(plan.graphs(), tiny.Settings(), tmp_path)
+    assert [f.failed for f in found] == [False, False], found
+    assert sorted(map(len, plan.packs(plan.items, 8))) == [1, 1, 2]

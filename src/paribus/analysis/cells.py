@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from paribus.study.hypotheses import Cell, Missing, Node, judging, leaves, metrics_of
+from paribus.study.measures import Cell, Missing, Node, judging, leaves, metrics_of
 
 Row = Mapping[str, Any]
 
@@ -220,8 +220,10 @@ def reading(node: Any, study: Node) -> tuple[str, str]:
     if op in "+-*/":
         (a, b), (x, y) = [reading(n, study) for n in node["args"]], node["args"]
         if a[1] and b[1] and op in "*/":
-            return ("ratio" if a[0] == b[0] and op == "/" else f"{a[0]} {op} {b[0]}"), a[1]
+            return _joined(a[0], op, b[0]), a[1]
         unit, better = a if a[1] else b
+        if op == "/" and not a[1]:
+            unit = _joined("", op, unit)
         turned = op in "-/" and not a[1]
         turned ^= op in "*/" and any(isinstance(n, int | float) and n < 0 for n in (x, y))
         return unit, {"lower": "higher", "higher": "lower"}[better] if turned else better
@@ -230,5 +232,46 @@ def reading(node: Any, study: Node) -> tuple[str, str]:
         return unit, node["better"]
     if op == "slope":
         step = {"log2": "doubling of ", "log": "e-fold of "}.get(node["by"] or "", "")
-        return f"{unit} per {step}{node['over'][0]}", better
+        return f"{unit} per {step}{node['over'][0]}".strip(), better
     return unit, better
+
+
+def _joined(a: str, op: str, b: str) -> str:
+    """The unit of a product or a quotient; numbers without a unit add nothing to it."""
+    if op == "/" and a == b:
+        return "ratio" if a else ""
+    a, b = (f"({u})" if "/" in u and (op == "/" or i) else u for i, u in enumerate((a, b)))
+    if op == "/":
+        return f"{a or 1} / {b}" if b else a
+    return " × ".join(u for u in (a, b) if u)
+
+
+def perplexity(node: Any, study: Node, compared: bool) -> bool:
+    """Whether an effect is a difference of losses and so a ratio of perplexities: of the loss
+    that a perplexity is made of, neither scaled nor multiplied, and subtracted once at least
+    (``compared``: by the claim, which takes one arm from another)."""
+    return _log_ratio(node, study) in (("level", "difference") if compared else ("difference",))
+
+
+def _log_ratio(node: Any, study: Node) -> str:
+    if not isinstance(node, dict):
+        return "number"
+    op = node["op"]
+    if op == "metric":
+        name = node["metric"]
+        made = any(
+            m.get("of") == name and m.get("transform") == "exp" for m in study["metrics"].values()
+        )
+        nats = metrics_of(study)[name]["unit"].startswith("nat")
+        return "level" if nats and (made or name == "loss") else ""
+    if op in "+-*/":
+        sides = [_log_ratio(n, study) for n in node["args"]]
+        if op == "-" and sides in (["level", "level"], ["difference", "difference"]):
+            return "difference"
+        if op == "-" and sides[1] == "number" or op == "+" and "number" in sides:
+            return max(sides, key=lambda s: s != "number")  # a shift cancels between arms
+        return ""
+    if op == "slope":
+        return ""
+    of = _log_ratio(node["of"], study)
+    return "difference" if op == "span" and of == "level" else of

@@ -13,7 +13,7 @@ from paribus.analysis.cells import Results, Row, condition_label, names
 from paribus.analysis.stats import Sample
 from paribus.analysis.tables import Entry, Table, table
 from paribus.analysis.words import number
-from paribus.study.hypotheses import Node
+from paribus.study.measures import Node
 
 # Okabe and Ito's palette (2008), which stays apart under the common forms of colour blindness,
 # without its yellow, which is too light for lines; then dashes tell further lines apart.

@@ -13,6 +13,23 @@ _ENGINE = (
 )
 
 
+COLUMNS = (
+    *"study variant trial id seed evaluation slice metric value n unit".split(),
+    *"status reason step tokens flops seconds attempt".split(),
+    *_ENGINE,
+)
+
+
+def typed(found: list[dict[str, Any]], study: dict[str, Any]) -> list[dict[str, Any]]:
+    """Rows in which levels of a numeric factor are numbers, for files and data frames."""
+    numbers = {
+        f["name"]: {v["tag"]: v["value"] for v in f["levels"]}
+        for f in study["factors"]
+        if all(type(v["value"]) in (int, float) for v in f["levels"])
+    }
+    return [{k: numbers.get(k, {}).get(v, v) for k, v in r.items()} for r in found]
+
+
 def rows(store: Store, study: dict[str, Any]) -> list[dict[str, Any]]:
     """Tidy rows of a study, in order of declaration; a missing cell is a row without a value
     whose status says why."""

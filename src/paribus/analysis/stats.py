@@ -27,7 +27,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
 
-from paribus.study.hypotheses import slope as slope  # per-seed trend: slope(xs, ys)
+from paribus.study.measures import slope as slope  # per-seed trend: slope(xs, ys)
 
 # ── distributions ───────────────────────────────────────────────────────────────────────────
 

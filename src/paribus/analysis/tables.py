@@ -14,7 +14,7 @@ from paribus.analysis.cells import Results, Row, condition_label
 from paribus.analysis.stats import Sample
 from paribus.analysis.words import number
 from paribus.errors import SpecError, nearest
-from paribus.study.hypotheses import Missing, Node
+from paribus.study.measures import Missing, Node
 
 
 @dataclass(frozen=True)

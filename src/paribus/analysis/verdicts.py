@@ -15,7 +15,7 @@ from typing import Any
 from paribus.analysis.cells import Lost, Results, Row, reading
 from paribus.analysis.stats import Sample, holm, partial_conjunction, seeds_needed, smallest_effect
 from paribus.errors import SpecError
-from paribus.study.hypotheses import Missing, Node, leaves, margin, metrics_of, read, rivals
+from paribus.study.measures import Missing, Node, leaves, margin, metrics_of, read, rivals
 
 Levels = Mapping[str, Sequence[Any]]
 

@@ -75,18 +75,14 @@ def _cache(part: Any, bench: Bench) -> str:
 
 def _tables(part: Any, bench: Bench) -> str:
     T, core = length_of(part), Transformer(model_with(part))
-    plain = torch.arange(T).view(1, 1, T)
-    every = [
-        part.tables(core.dims, View({"index": plain, "token": t})) for t in (plain, plain.double())
-    ]
-    for name, t in every[0].items():
+    plain = torch.arange(T, dtype=torch.float64).view(1, 1, T)  # what the engine gives
+    made = part.tables(core.dims, View({"index": plain, "token": plain}))
+    for name, t in made.items():
         if t.shape[0] != 1:
             raise Broken(f"tables()[{name!r}] has shape {tuple(t.shape)}; its first axis must be 1")
         if t.is_floating_point() and t.dtype != torch.float64:
             raise Broken(f"tables()[{name!r}] is {t.dtype}; compute it in float64")
-        if not torch.equal(t, every[1][name]):
-            raise Broken(f"tables()[{name!r}] differs between int64 and float64 tokens")
-    return f"{len(every[0])} tables, first axis 1, float64"
+    return f"{len(made)} tables, first axis 1, float64"
 
 
 def _places(part: Any, bench: Bench) -> str:

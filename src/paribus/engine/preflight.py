@@ -177,7 +177,11 @@ def main() -> int:
     work, settings = told["work"], Settings(**told["settings"])
     parts.use_local(Path(work["local"]) if work.get("local") else None)
     paths.use_base(Path(work["base"]) if work.get("base") else None)
-    apply(settings)
+    try:
+        apply(settings)
+    except ParibusError as error:
+        print(json.dumps(Finding("preflight", True, str(error)).data()))
+        return 0
     cache = Path(work["home"]) / "cache"
     cache.mkdir(parents=True, exist_ok=True)
     for graph in work["graphs"]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from paribus.errors import ParibusError
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -54,6 +56,11 @@ def apply(settings: Settings) -> None:
     import torch
 
     torch.set_num_threads(settings.threads)
+    if settings.device.startswith("cuda") and not torch.cuda.is_available():
+        raise ParibusError(
+            f"--device {settings.device}: torch {torch.__version__} sees no CUDA device here; "
+            "use --device cpu, or install a torch that has CUDA"
+        )
     if settings.exact and (settings.device != "cpu" or settings.threads > 1):
         # One CPU thread is deterministic as it is.  (use_deterministic_algorithms would do, but
         # imports the compiler: four seconds.)

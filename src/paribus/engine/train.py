@@ -99,7 +99,8 @@ class Trainer:
         self.e = len(self.members)
         self.phase = -1
         self.seconds = 0.0
-        self.tokens = torch.zeros(self.e, dtype=torch.float64, device=self.settings.device)
+        self.targets = torch.zeros(self.e, dtype=torch.float64, device=self.settings.device)
+        self.tokens = 0.0
         self.alive = [m.reason is None for m in self.members]
         self.total = sum(p.steps for p in self.members[0].phases)
         self.curves: dict[str, list[Tensor]] = {c: [] for c in CURVES}
@@ -113,6 +114,7 @@ class Trainer:
         self.state: dict[str, dict[str, Tensor]] = {}
         self.net: Net | ExternalNet
         self._since = time.monotonic()
+        self._read = 0
 
     # ── phases ──
 
@@ -209,6 +211,7 @@ class Trainer:
         sums = counts = torch.zeros((), device=self.settings.device)
         for piece in self.budget.pieces():
             batch = self._batch(local, piece)
+            self._read += batch["inputs"].shape[1] * batch["inputs"].shape[2]
             drop = None
             if self._drops():
                 drop = Dropout(self.keys, self.step, piece.start)
@@ -249,6 +252,7 @@ class Trainer:
 
     def _advance(self) -> None:
         local = self.step - self.first
+        self._read = 0  # a step that runs out of memory is counted once
         grads, sums_E, counts_E = self._gradients(local)
         loss_E = sums_E / counts_E
         scale_E = self.nominal / counts_E
@@ -277,7 +281,8 @@ class Trainer:
         self.curves["loss"].append(loss_E.double())
         self.curves["lr"].append(torch.tensor(lr_E, dtype=torch.float64))
         self.curves["norm"].append(norm_E.double())
-        self.tokens += counts_E.double()
+        self.targets += counts_E.double()
+        self.tokens += self._read
         self.step += 1
         if not all_finite:
             self._judge(finite_E, loss_E)
@@ -392,13 +397,14 @@ class Trainer:
         flat = {f"param/{k}": t for k, t in self.params.items()}
         for name, tensors in self.state.items():
             flat |= {f"optim/{name}/{k}": t for k, t in tensors.items()}
-        return flat | {f"scaler/{k}": t for k, t in self.scaler.items()} | {"tokens": self.tokens}
+        return flat | {f"scaler/{k}": t for k, t in self.scaler.items()} | {"targets": self.targets}
 
     def snapshot(self, e: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Everything of member ``e``: tensors without the trial axis, and notes."""
         notes = {
             "step": self.step,
             "seconds": self.seconds,
+            "tokens": self.tokens,
             "micro": self.micro,
             "halvings": self.halvings,
             "curves": {c: arrays.pack(v) for c, v in self.curve(e).items()},
@@ -419,7 +425,7 @@ class Trainer:
             elif kind == "scaler":
                 self.scaler[rest] = t
             else:
-                self.tokens = t
+                self.targets = t
         for e, s in enumerate(states):
             assert s is not None
             notes = s[1]
@@ -427,7 +433,7 @@ class Trainer:
             self.checks[e] = list(notes["checks"])
         first = states[0]
         assert first is not None
-        self.seconds = float(first[1]["seconds"])
+        self.seconds, self.tokens = float(first[1]["seconds"]), float(first[1]["tokens"])
         self.micro, self.halvings = first[1]["micro"], first[1]["halvings"]
 
     def _to_members(self) -> None:
@@ -467,7 +473,8 @@ class Trainer:
         peak = torch.cuda.max_memory_allocated(device) if device.startswith("cuda") else None
         return {
             "step": self.step,
-            "tokens": int(self.tokens[e].item()),
+            "tokens": int(self.tokens),
+            "targets": int(self.targets[e].item()),
             "seconds": round(self.seconds, 3),
             "curves": curve,
             "checks": self.checks[e],

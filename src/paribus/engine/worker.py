@@ -156,7 +156,9 @@ class Worker:
     # ── progress, interval evaluations ──
 
     def _hooks(self, group: list[Member]) -> Hooks:
-        intervals = [s for s in self.settings_of(group[0].trial) if s.every]
+        told = self.work["trials"][group[0].trial]["conditions"]
+        at_times = [c["key"] for c in told if c["every"] and c["spec"]]
+        intervals = [self._setting(group[0].trial, key) for key in at_times]
 
         def check(trainer: Trainer) -> list[dict[str, float]]:
             rows: list[dict[str, float]] = [{} for _ in group]
@@ -194,9 +196,6 @@ class Worker:
                 m.attempt.log(f"step {trainer.step}/{trainer.total} loss {loss[e]:.4f}")
 
     # ── evaluations ──
-
-    def settings_of(self, trial: str) -> list[Setting]:
-        return [self._setting(trial, c["key"]) for c in self.work["trials"][trial]["conditions"]]
 
     def _setting(self, trial: str, key: str) -> Setting:
         (c,) = [c for c in self.work["trials"][trial]["conditions"] if c["key"] == key]

@@ -79,7 +79,5 @@ def study(scale: str) -> Study:
             learned=criterion(
                 on=loss.at(trained), arm=position["rope"], below=baseline("unigram"), by=0.3
             ),
-        )
-        if scale != "smoke"
-        else {},
+        ),
     )

@@ -39,7 +39,12 @@ class Variant:
     tags: Mapping[str, str | None]
     values: Mapping[str, Any]
     phases: tuple[Phase, ...]
-    name: str
+    template: str  # of its trials' names: seed and run are still to be filled in
+
+    @property
+    def name(self) -> str:
+        """How the variant prints: its trials' name without seed and run."""
+        return re.sub(r"[-_]?(run|seed|s)?\{(run|seed)\}", "", self.template).strip("-_") or "base"
 
     @property
     def spec(self) -> Spec:
@@ -345,7 +350,13 @@ _FIELD = re.compile(r"(-?)\{([\w.]+)(\?)?\}")
 
 
 def _default_names(study: Study) -> str:
-    return "-".join(f"{{{f.name}?}}" for f in study.factors) or study.name
+    return "-".join(_default_field(f) for f in study.factors) or study.name
+
+
+def _default_field(f: Factor) -> str:
+    """A number alone says little: ``lr0.001``."""
+    numeric = all(isinstance(v.value, int | float) for v in f.levels) and f.when is None
+    return f"{f.name}{{{f.name}}}" if numeric else f"{{{f.name}?}}"
 
 
 def _name(template: str, tags: Mapping[str, str | None], spec: Spec) -> str:
@@ -378,8 +389,8 @@ def _trials(study: Study, variants: list[Variant]) -> list[Trial]:
     assert isinstance(study.seeds, list)
     for v in variants:
         for run, seed in enumerate(study.seeds, 1):
-            name = v.name.replace("{seed}", str(seed)).replace("{run}", str(run))
-            if name == v.name and len(study.seeds) > 1:
+            name = v.template.replace("{seed}", str(seed)).replace("{run}", str(run))
+            if name == v.template and len(study.seeds) > 1:
                 name += f"-s{seed}"
             if name in owner:
                 raise SpecError(

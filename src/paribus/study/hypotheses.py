@@ -1,25 +1,35 @@
 """Hypotheses, criteria and measures: written in a study file, kept as plain data, read back.
 
 A measure reduces the records of an arm and a seed to one number.  All of it is a thin wrapper of a
-tree of plain data (``.data()``) that enters the registration; verdicts need that tree and the
-records, never the study's file.
+tree of plain data (``.data()``) that enters the registration; ``measures`` reads that tree, so that
+verdicts need it and the records, never the study's file.
 """
 
 from __future__ import annotations
 
 import json
-import math
-import operator
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import pairwise, product
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from paribus.errors import SpecError, nearest
 from paribus.study.factors import Arm, Axis, Factor
+from paribus.study.measures import (
+    CURVES,
+    Missing,
+    Node,
+    Value,
+    examples,
+    leaves,
+    margin,
+    metrics_of,
+    planned,
+    primitive,
+    read,
+    rivals,
+    units_of,
+)
 
-Node = dict[str, Any]
 FORMS = ("best", "better", "no_worse", "same", "increasing", "decreasing", "at_least", "criterion")
 
 
@@ -144,12 +154,13 @@ def better(arm: Arm, *, than: Arm, on: Measure, by: By = 0, where: Where = None)
     return Hypothesis(_claim("better", arm, on, where, than=_levels(than), by=by))
 
 
-def no_worse(arm: Arm, *, than: Arm, on: Measure, within: str, where: Where = None) -> Hypothesis:
-    """Worse than another arm by less than ``within`` ("2% ppl", ".005 nats"), or better."""
+def no_worse(arm: Arm, *, than: Arm, on: Measure, within: By, where: Where = None) -> Hypothesis:
+    """Worse than another arm by less than ``within`` ("2% ppl", ".005 nats"), or better; of a
+    metric without a unit ``.05``, or "5 pp" for five points of a share."""
     return Hypothesis(_claim("no_worse", arm, on, where, than=_levels(than), within=within))
 
 
-def same(a: Arm, b: Arm, *, on: Measure, within: str, where: Where = None) -> Hypothesis:
+def same(a: Arm, b: Arm, *, on: Measure, within: By, where: Where = None) -> Hypothesis:
     """Equal within a margin, in both directions."""
     return Hypothesis(_claim("same", a, on, where, than=_levels(b), within=within))
 
@@ -216,207 +227,13 @@ def from_data(node: Mapping[str, Any]) -> Measure | Hypothesis | Criterion:
     return Criterion(node) if form == "criterion" else Hypothesis(node)
 
 
-# ── reading a measure off cells ─────────────────────────────────────────────────────────────
-
-
-@dataclass(frozen=True)
-class Missing:
-    """Stands for a number that is not there; names the cells that are to blame."""
-
-    cells: frozenset[Any]
-
-
-Value = float | Missing
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A value of one seed; tags of each factor (None: absent), "evaluation" and "slice"."""
-
-    metric: str
-    tags: Mapping[str, str | None]
-    value: Value
-
-
-def select(cells: Sequence[Cell], levels: Mapping[str, Any], if_there: bool = False) -> list[Cell]:
-    """The cells at these levels; ``if_there``: also those in which a factor does not exist."""
-    want = [(f, {*tags, *([None] if if_there else [])}) for f, tags in levels.items()]
-    return [c for c in cells if all(c.tags.get(f) in tags for f, tags in want)]
-
-
-def reduce(node: Node | float, cells: Sequence[Cell], study: Node) -> Value | None:
-    """A measure's one number; None where it selects nothing, an error where it leaves several.
-    A missing value makes the result missing: nothing is averaged over what happens to be there."""
-    if not isinstance(node, dict):
-        return node
-    op = node["op"]
-    if op == "metric":
-        found = [c for c in cells if (c.metric, c.tags["slice"]) == (node["metric"], node["slice"])]
-        found = [c for c in found if node["evaluation"] in (None, c.tags["evaluation"])]
-        if len(found) > 1:
-            free = [f for f in found[0].tags if len({c.tags[f] for c in found}) > 1]
-            raise SpecError(
-                f"{len(found)} numbers per arm and seed: fix {' and '.join(free)} (by & or where=, "
-                f".at(…), metric(…, evaluation=)) or average, .mean({', '.join(free)})"
-            )
-        return found[0].value if found else None
-    if op == "prefer":
-        return reduce(node["of"], cells, study)
-    if op == "at":
-        return reduce(node["of"], select(cells, node["arm"]), study)
-    if op in OPERATORS:
-        args = [reduce(arg, cells, study) for arg in node["args"]]
-        lost = all(a is None for a, arg in zip(args, node["args"], strict=True) if arg != a)
-        return None if lost and None in args else _combine(lambda v: OPERATORS[op](*v), args)
-    groups: dict[tuple[Any, ...], list[Cell]] = {}
-    for cell in cells:
-        groups.setdefault(tuple(cell.tags[f] for f in node["over"]), []).append(cell)
-    there = {k: v for k, g in groups.items() if (v := reduce(node["of"], g, study)) is not None}
-    if not there:
-        return None
-    conditions = {f["name"] for f in study["factors"] if f["kind"] == "condition"}
-    for f, tags in zip(node["over"], zip(*there, strict=True), strict=True):
-        if f in conditions and None in tags and set(tags) != {None}:
-            raise SpecError(f"not every evaluation has {f}; name one: metric(…, evaluation=…)")
-    values = list(there.values())
-    if op in REDUCERS:
-        return _combine(REDUCERS[op], values)
-    xs = [_number(study, node["over"][0], tag, node["by"]) for (tag,) in there]
-    if len(xs) < 2:
-        raise SpecError(f".{op}({node['over'][0]}) needs two levels or more; there is {len(xs)}")
-    return _combine(lambda ys: CURVES[op](xs, ys), values)
-
-
-def _combine(function: Callable[[list[float]], float], values: Sequence[Value | None]) -> Value:
-    if None in values:
-        raise SpecError("one side of the expression selects no cell where the other does")
-    lost = [v.cells for v in values if isinstance(v, Missing)]
-    if lost:
-        return Missing(frozenset().union(*lost))
-    return function([v for v in values if isinstance(v, int | float)])
-
-
-def slope(xs: Sequence[float], ys: Sequence[float]) -> float:
-    """The ordinary least-squares slope."""
-    mx, my = math.fsum(xs) / len(xs), math.fsum(ys) / len(ys)
-    up = math.fsum((x - mx) * (y - my) for x, y in zip(xs, ys, strict=True))
-    return up / math.fsum((x - mx) ** 2 for x in xs)
-
-
-def area(xs: Sequence[float], ys: Sequence[float]) -> float:
-    """The trapezoid area over the width: a mean height."""
-    p = sorted(zip(xs, ys, strict=True))
-    sides = math.fsum((x2 - x1) * (y1 + y2) / 2 for (x1, y1), (x2, y2) in pairwise(p))
-    return sides / (p[-1][0] - p[0][0])
-
-
-OPERATORS = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv}
-REDUCERS: dict[str, Callable[[list[float]], float]] = {
-    "mean": lambda v: math.fsum(v) / len(v),
-    "max": max,
-    "min": min,
-    "span": lambda v: max(v) - min(v),
-}
-CURVES = {"slope": slope, "area": area}
-
-
-def _number(study: Node, factor: str, tag: Any, by: str | None) -> float:
-    levels = next(f["levels"] for f in study["factors"] if f["name"] == factor)
-    x = next((v["value"] for v in levels if v["tag"] == tag), None)
-    if isinstance(x, bool) or not isinstance(x, int | float) or (by and x <= 0):
-        raise SpecError(
-            f"level {tag!r} of {factor} is {x!r}: no number that {by or 'a slope'} takes"
-        )
-    return math.log2(x) if by == "log2" else math.log(x) if by else float(x)
-
-
-def read(claim: Node, arm: Mapping[str, Any], cells: Sequence[Cell], study: Node) -> Value:
-    """The number of an arm under a claim's measure and ``where``, from one seed's cells."""
-    value = reduce(claim["on"], select(select(cells, claim["where"], True), arm), study)
-    if value is None:
-        said = " & ".join(
-            f"{f}={'|'.join(map(str, t))}" for f, t in {**claim["where"], **arm}.items()
-        )
-        raise SpecError(f"{said or 'the study'} selects no variant and condition of this measure")
-    return value
-
-
-def rivals(claim: Node, cells: Sequence[Cell]) -> list[dict[str, list[Any]]]:
-    """The other arms over the same factors, each a single level of every factor."""
-    there = select(cells, claim["where"], True)
-    combos = dict.fromkeys(tuple(c.tags[f] for f in claim["arm"]) for c in there)
-    arms = [{f: [t] for f, t in zip(claim["arm"], combo, strict=True)} for combo in combos]
-    return [a for a in arms if not all(a[f][0] in claim["arm"][f] for f in a)]
-
-
 # ── refusals ────────────────────────────────────────────────────────────────────────────────
 
 
-def leaves(node: Any) -> list[Node]:
-    """Every metric of a measure, in order."""
-    if not isinstance(node, dict) or node["op"] == "metric":
-        return [node] if isinstance(node, dict) else []
-    return [leaf for n in node.get("args", [node.get("of")]) for leaf in leaves(n)]
-
-
-def margin(given: float | str, units: Sequence[str]) -> tuple[float, float]:
-    """A margin as two positive distances, below and above zero; "x% ppl" is one of losses."""
-    if not isinstance(given, str):
-        return given, given
-    found = re.fullmatch(r"\s*(\d+\.?\d*(?:e-?\d+)?|\.\d+)\s*(%?)\s*(.*?)\s*", given)
-    nats = bool(units) and all(u.startswith("nat") for u in units)
-    words = {w for u in units for w in (u, u.split("/")[0], u.split("/")[0].rstrip("s")) if w}
-    if found and found[2] and found[3] == "ppl" and nats and float(found[1]) < 100:
-        share = float(found[1]) / 100
-        return -math.log1p(-share), math.log1p(share)
-    if found and not found[2] and found[3] in words:
-        return float(found[1]), float(found[1])
-    ways = [f"'.01 {u.split('/')[0]}'" for u in dict.fromkeys(units)] + ["'2% ppl'"] * nats
-    raise SpecError(f"margin {given!r}: give a number with its unit, such as {' or '.join(ways)}")
-
-
-def metrics_of(study: Node) -> dict[str, Node]:
-    """Metrics by name, and the numbers that every variant has (parameters, tokens …)."""
-    numbers = {n: x for v in study.get("variants_info", {}).values() for n, x in v.items()}
-    known = {
-        n: {"unit": n, "better": "lower", "evaluations": []}
-        for n, x in numbers.items()
-        if isinstance(x, int | float) and not isinstance(x, bool)
-    }
-    return {**known, **study["metrics"]}
-
-
-def planned(study: Node, measure: Node, evaluation: str | None = None) -> list[Cell]:
-    """The cells that a measure may read, each missing and naming itself.  A tuned factor is settled
-    elsewhere; ``evaluation`` stands in where the study does not say which ones give a metric."""
-    tuned = {f["name"]: None for f in study["factors"] if f["tuned"]}
-    blank = {**{f["name"]: None for f in study["factors"]}, "evaluation": None}
-    cells: dict[str, Cell] = {}
-    for leaf in leaves(measure):
-        info = metrics_of(study)[leaf["metric"]]
-        of = info.get("evaluations", [leaf["evaluation"] or evaluation])
-        there = [{**c["levels"], "evaluation": c["evaluation"]} for c in judging(study, of)] or [{}]
-        for variant, condition in product(study["variants"], there):
-            tags = {**blank, **variant["levels"], **tuned, **condition, "slice": leaf["slice"]}
-            missing = Missing(frozenset([tuple(tags.items())]))
-            cells[repr((leaf["metric"], tags))] = Cell(leaf["metric"], tags, missing)
-    return list(cells.values())
-
-
-def judging(study: Node, evaluations: Sequence[str | None]) -> list[Node]:
-    """The conditions that judge: those of the test split, never the ones used for choosing."""
-    judges = [c for c in study["conditions"] if c.get("split") in (None, "test")]
-    return [c for c in judges if evaluations == [None] or c["evaluation"] in evaluations]
-
-
-def primitive(node: Node) -> list[Node]:
-    """The claims that every, all_of and at_least join."""
-    return [p for part in node["parts"] for p in primitive(part)] if "parts" in node else [node]
-
-
 def verify(claims: Mapping[str, Tree | Node], study: Node) -> None:
-    """Refuse what cannot be judged, one line each; ``study`` is the study's record."""
-    problems = []
+    """Refuse what cannot be judged, one line each; ``study`` is the study's record, whose
+    registration says in which section each claim stands."""
+    problems = list(_misplaced(study.get("registration") or {}))
     guesses: list[str | None] = list(dict.fromkeys(c["evaluation"] for c in study["conditions"]))
     for name, claim in claims.items():
         for part in primitive(claim.data() if isinstance(claim, Tree) else dict(claim)):
@@ -433,6 +250,18 @@ def verify(claims: Mapping[str, Tree | Node], study: Node) -> None:
         raise SpecError("\n".join(dict.fromkeys(problems)))
 
 
+def _misplaced(registration: Node) -> Iterator[str]:
+    """A hypothesis is tested over seeds and counted by Holm's correction, a criterion is neither:
+    read as the other it would get a verdict that it has not earned."""
+    for section in ("hypotheses", "criteria", "checks"):
+        for name, node in (registration.get(section) or {}).items():
+            form = node.get("claim")
+            if section == "hypotheses" and form == "criterion":
+                yield f"{name}: a criterion in hypotheses=; put it into criteria= or checks="
+            elif section != "hypotheses" and form in FORMS and form != "criterion":
+                yield f"{name}: a hypothesis ({form}) in {section}=; put it into hypotheses="
+
+
 def _check(node: Node, study: Node, evaluation: str | None) -> None:
     if node.get("claim") not in FORMS:
         raise SpecError("a measure alone claims nothing; wrap it: best, better, same …")
@@ -443,10 +272,10 @@ def _check(node: Node, study: Node, evaluation: str | None) -> None:
     for arm in (node["arm"], node.get("than") or {}, node["where"]):
         _levels_exist(arm, study)
     _spend(node["on"], study)
-    if "within" in node and not isinstance(node["within"], str):
-        raise SpecError(f"within={node['within']!r}: a margin needs its unit, as in '2% ppl'")
-    given = node["within"] if "within" in node else node["by"]
-    if min(margin(given, [known[m]["unit"] for m in used])) < 0:
+    given, units = node["within"] if "within" in node else node["by"], units_of(node["on"], study)
+    if "within" in node and not isinstance(given, str) and any(units):
+        raise SpecError(f"within={given!r}: a margin needs its unit, as in {examples(units)}")
+    if min(margin(given, units)) < 0:
         raise SpecError(f"by={given!r} must not be negative")
     ranks = node["claim"] in ("best", "better", "no_worse") and node["on"]["op"] != "prefer"
     if ranks and len({known[m]["better"] for m in used}) > 1:

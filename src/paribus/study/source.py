@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
+import re
 import sys
 import traceback
 from dataclasses import dataclass
@@ -11,7 +13,8 @@ from typing import Any
 
 from paribus import parts
 from paribus.errors import ParibusError, SpecError, nearest
-from paribus.study.study import Study
+from paribus.study.factors import Factor
+from paribus.study.study import Eval, Study
 from paribus.text import paths
 
 SHIPPED = Path(__file__).parent.parent / "studies"
@@ -97,12 +100,22 @@ def _execute(
     except SyntaxError as error:
         raise SpecError(f"{path}:{error.lineno}: SyntaxError: {error.msg}") from None
     except ParibusError as error:
-        text, place = str(error), f"{path}{_line(error, path)}"
-        raise SpecError(text if text.startswith(str(path)) else f"{place}: {text}") from None
+        text, line = str(error), _line(error, path)
+        raise SpecError(f"{path}{line}: {text}" if line else text) from None
     except Exception as error:
         where = f"{path}{_line(error, path)}"
-        raise SpecError(f"{where}: {type(error).__name__}: {error}") from None
+        raise SpecError(f"{where}: {type(error).__name__}: {error}{_hint(error)}") from None
     return made, scales
+
+
+def _hint(error: BaseException) -> str:
+    """The nearest argument, where a study's own class was given one that it does not have."""
+    found = re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", str(error))
+    classes = {"Study": Study, "Eval": Eval, "Factor": Factor}
+    if found is None or found.group(1) not in classes:
+        return ""
+    known = inspect.signature(classes[found.group(1)]).parameters
+    return f"; {nearest(found.group(2), known)}"
 
 
 def _line(error: BaseException, path: Path) -> str:

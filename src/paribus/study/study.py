@@ -117,10 +117,17 @@ class Study:
             raise SpecError(f"study {self.name!r}: a name is letters, digits, '-', '_' and '.'")
         if any(c not in NAME for c in self.scale):
             raise SpecError(f"study {self.name!r}: scale {self.scale!r} is no name")
+        if not isinstance(self.baseline, Arm | None):
+            raise SpecError(
+                f"study {self.name!r}: baseline is an arm, such as factor[level], "
+                f"not a {type(self.baseline).__name__}"
+            )
         if isinstance(self.base, Spec):
             self.base = Phased(self.base)
         if not isinstance(self.base, Phased):
-            raise SpecError(f"study {self.name!r}: base must be a Spec, not {self.base!r}")
+            raise SpecError(
+                f"study {self.name!r}: base is a Spec, not a {type(self.base).__name__}"
+            )
         if isinstance(self.seeds, bool) or not self.seeds:
             raise SpecError(f"study {self.name!r}: seeds={self.seeds!r}; give at least one")
         self.seeds = (

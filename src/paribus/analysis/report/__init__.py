@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from paribus.analysis.cells import Row
     from paribus.analysis.verdicts import Verdict
-    from paribus.study.hypotheses import Node
+    from paribus.study.measures import Node
 
 LANGUAGES = ("en", "zh")
 ENGINE = ("engine", "kernel", "device", "dtype", "threads", "stack", "micro_batch", "torch")

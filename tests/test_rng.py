@@ -1,0 +1,65 @@
+"""Random streams: pinned words, own transforms, rows by number."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import special, stats
+
+from paribus import rng
+from paribus.rng import Stream
+
+
+def test_golden_words_uniforms_and_normals() -> None:
+    s = Stream(1, "init", "embed.tokens")
+    assert [hex(w) for w in s.words(4).tolist()] == GOLDEN_WORDS
+    assert s.uniform(3).tolist() == GOLDEN_UNIFORMS
+    assert s.normal(3).tolist() == GOLDEN_NORMALS
+
+
+GOLDEN_WORDS = [
+    "0x1ae4767276c9ee59",
+    "0xaf0ff46684e53c5f",
+    "0xb58a612c80deac92",
+    "0xa128993e33460487",
+]
+GOLDEN_UNIFORMS = [0.10504856390506462, 0.6838371992388561, 0.709142754902923]
+GOLDEN_NORMALS = [-1.253298407436125, 0.4784561158731178, 0.5508821126216459]
+
+
+def test_rows_do_not_depend_on_the_range_that_is_drawn() -> None:
+    s = Stream(7, "order", 3)
+    whole = s.rows(range(0, 50), 7)
+    for i, j in ((0, 1), (13, 29), (49, 50), (20, 20)):
+        assert np.array_equal(s.rows(range(i, j), 7), whole[i:j])
+    assert np.array_equal(s.words(40)[11:23], s.words(12, start=11))
+
+
+def test_keys_are_apart() -> None:
+    keys = {
+        rng.key(*k)
+        for k in ((1, "a"), (2, "a"), (1, "b"), (1, "a", 0), (1, "a", "0"), (1, "a0"), (11, "a"))
+    }
+    assert len(keys) == 7
+
+
+def test_normals_are_the_quantiles_of_scipy() -> None:
+    u = np.concatenate([np.linspace(1e-12, 1 - 1e-12, 100_001), [2.0**-54, 1e-300, 1 - 2.0**-53]])
+    want = special.ndtri(u)
+    np.testing.assert_allclose(rng.normal(u), want, rtol=4e-15, atol=4e-15)
+
+
+def test_distributions() -> None:
+    s = Stream(3, "test")
+    assert stats.kstest(s.uniform(100_000), "uniform").pvalue > 1e-3
+    assert stats.kstest(s.normal(100_000), "norm").pvalue > 1e-3
+    counts = np.bincount(s.integers(100_000, 7), minlength=7)
+    assert stats.chisquare(counts).pvalue > 1e-3
+    assert sorted(s.permutation(1000).tolist()) == list(range(1000))
+
+
+@pytest.mark.parametrize("high", [1, 2, 3, 1000])
+def test_integers_stay_inside(high: int) -> None:
+    drawn = rng.integers(np.array([0, 2**64 - 1, 2**63], np.uint64), high)
+    assert drawn.min() >= 0
+    assert drawn.max() < high
