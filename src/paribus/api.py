@@ -100,7 +100,7 @@ class Loaded:
         """A block a hypothesis: the verdict, the effect with its interval, the reason."""
         from paribus.analysis import words
 
-        return "\n".join(words.line(v) for v in self.verdicts()) or "no hypotheses"
+        return words.lines(self.verdicts()) or "no hypotheses"
 
     def table(self) -> str:
         from paribus.analysis import tables
@@ -124,7 +124,8 @@ class Loaded:
         """Write results.csv and the self-contained report; nothing where nothing has changed."""
         folder = self.store.study_dir(self.study["instance"])
         place = Path(path) if path else folder / "report" / "report.html"
-        mark = digest([self.study, [_stable(r) for r in self._rows], lang])
+        checks = records.checks(self.store, self.study)
+        mark = digest([self.study, [_stable(r) for r in self._rows], checks, lang])
         if not always and place.is_file() and mark in place.read_text(encoding="utf-8")[:2000]:
             return place
         from paribus.analysis import report
@@ -134,6 +135,7 @@ class Loaded:
             self._rows,
             self.verdicts(),
             curves=records.curves(self.store, self.study),
+            checks=checks,
             provenance=self.provenance(),
             lang=lang,
         )

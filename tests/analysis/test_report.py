@@ -97,6 +97,60 @@ def test_it_says_what_matters(page):
     assert "Is &lt;script&gt;" in page
 
 
+def test_evaluations_during_training():
+    record = study(baseline={"position": ["none"]})
+    keys = [c["key"] for c in record["conditions"][:2]]
+    checks = {
+        t["name"]: [{"step": s, **{f"{k} loss": t["seed"] / s for k in keys}} for s in (1, 2, 3)]
+        for t in record["trials"]
+    }
+    checks["rope-s1"][-1] |= {f"{keys[0]} loss": None}  # not finite
+    checks["gone"] = checks["rope-s2"]
+    series = plots.interval_series(record, checks)
+    assert list(series) == ["lm length=128: loss", "lm length=256: loss"]
+    assert {v: len(s) for v, s in series["lm length=128: loss"].items()} == dict(
+        rope=5, learned=5, none=5
+    )
+    page = render(record, rows(record, known), checks=checks)
+    assert STRINGS["en"]["intervals"] in page
+    assert page.count("<figure>") == 2
+    assert "lm length=128: loss" in page
+    assert not Tags(page).open
+    assert plots.intervals(record, checks, png=True).startswith(b"\x89PNG")
+    svg = plots.intervals(record, checks)
+    axes = re.findall(r'<g id="axes_\d+">', svg)
+    assert len(axes) == 2
+    del checks["none-s1"]  # then its variant has single seeds alone
+    thick = "stroke-width: 1.8"
+    assert plots.intervals(record, checks).count(thick) == svg.count(thick) - 3
+    for none in (None, {}, {"rope-s1": []}):
+        assert render(record, rows(record, known), checks=none).count("<figure>") == 1
+
+
+def test_settings_and_the_baseline():
+    record = study(baseline={"position": ["none"]})
+    for v in record["variants"]:
+        position = {"part": v["name"], "base": EVIL} if v["name"] == "rope" else None
+        spec = [{"name": "train", "optim": "keep", "spec": {"model": {"position": position}}}]
+        record["variants_info"][v["name"]]["spec"] = spec
+    page = render(record, rows(record, known))
+    assert "model.position: none → rope(base=&lt;script&gt;" in page
+    assert page.count(STRINGS["zh"]["reference"]) == 1
+    assert "<script" not in page
+    assert not Tags(page).open
+
+
+def test_seeds_added_after_results_are_named():
+    record = study(claims={"H": better(ROPE, than=NONE, on=loss.at(LENGTH[128]))}, seeds=4)
+    now = record["registration"]
+    record["registration"] = {**now, "seeds": [1, 2, 3]}
+    record["amendments"] = [{"at": "x", "registration": now, "results_seen": 9}]
+    page = render(record, rows(record, known))
+    assert "rests on the 1 seed added after results were seen, alone" in page
+    assert "(registered seeds: supported, −0." in page
+    assert "first arm minus second" in page
+
+
 def test_language():
     record = study(claims=CLAIMS)
     for lang, box in (("en", "lang-en"), ("zh", "lang-zh")):

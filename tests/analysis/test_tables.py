@@ -107,3 +107,26 @@ def test_numbers():
     assert [p_value(p) for p in (0.2, 0.0312, 0.00123, 1e-9, None)] == [
         ".200", ".031", ".0012", "< .0001", "–",
     ]  # fmt: skip
+
+
+def test_one_number_of_decimals_in_a_table():
+    record = study()
+    data = rows(record, known)
+    for row in data:
+        if row["length"] == "512" and row["metric"] == "loss":
+            row["value"] = 1e-7 * row["seed"] if row["variant"] == "rope" else row["value"] * 100
+    for found in (data, [r for r in data if r["seed"] == 1]):
+        cells = [c for line in table(record, found).texts() for c in line[1:]]
+        numbers = [n for c in cells for n in c.partition("(")[0].split(" ± ")]
+        assert len({len(n.partition(".")[2].strip()) for n in numbers}) == 1, numbers
+    tiny = [{**r, "value": (r["value"] or 0) * 1e-9} for r in data]
+    assert "e−" in table(record, tiny).texts()[0][1]
+
+
+def test_the_baseline_arm_is_marked():
+    record = study([POSITION, HEADS], baseline={"position": ["none"]})
+    t = table(record, rows(record, known))
+    assert t.reference == ("none-4", "none-8")
+    lines = pivot(record, rows(record, known)).splitlines()
+    assert [ln.split()[0] for ln in lines if "(baseline)" in ln] == ["none-4", "none-8"]
+    assert t.texts(mark="")[-3][0] == "none-8"

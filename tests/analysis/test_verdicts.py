@@ -10,7 +10,7 @@ import pytest
 from scipy import stats as oracle
 
 from paribus.analysis.verdicts import Verdict, verdicts
-from paribus.analysis.words import claim, line
+from paribus.analysis.words import claim, effect, how, line, lines, reason
 from paribus.study.factors import Factor
 from paribus.study.hypotheses import (
     all_of,
@@ -181,8 +181,6 @@ def test_checks_come_first():
     assert "learns" in line(out["H"])
     out = judge(claims, checks={"learns": ok}, lost={"rope-s1": "diverged"})
     assert (out["learns"].verdict, out["H"].verdict) == ("missing", "missing")
-    out = judge(claims, checks={"uses": decreasing(ROPE, on=LONG - SHORT)})
-    assert (out["uses"].kind, out["uses"].verdict) == ("check", "met")
 
 
 def test_criteria():
@@ -255,6 +253,170 @@ def test_seeds_added_after_looking_are_judged_alone():
     record["amendments"] = [{"at": "x", "registration": amended, "results_seen": 3}]
     (v,) = verdicts(record, rows(record, known))
     assert list(v.per_seed) == ["4", "5", "6", "7"]
+    assert "rests on the 4 seeds added after results were seen, alone" in line(v)
+    assert list(v.before.per_seed) == ["1", "2", "3"]
+    assert v.data()["before"]["verdict"] == v.before.verdict == "supported"
+
+
+def seeded(registered: list[int], *later: tuple[list[int], int]) -> dict[str, Any]:
+    """A record whose seeds were changed, each time with so many results seen."""
+    now = later[-1][0]
+    record = study(claims={"H": better(ROPE, than=NONE, on=LONG, by=0.9)}, seeds=max(now))
+    record["trials"] = [t for t in record["trials"] if t["seed"] in now]
+    registration = record["registration"]
+    record["registration"] = {**registration, "seeds": registered}
+    record["amendments"] = [
+        {"at": "x", "registration": {**registration, "seeds": s}, "results_seen": seen}
+        for s, seen in later
+    ]
+    return {**record, "seeds": now}
+
+
+def test_one_seed_added_after_looking_does_not_hide_the_verdict():
+    record = seeded([1, 2, 3], ([1, 2, 3, 4], 9))
+    (v,) = verdicts(record, rows(record, known))
+    assert (v.verdict, v.n, v.before.verdict, v.before.n) == ("descriptive", 1, "refuted", 3)
+    said = line(v)
+    assert "rests on the 1 seed added after results were seen, alone (registered seeds: " in said
+    assert f"refuted, {effect(v.before).split()[0]}" in said
+    assert "被否定" in line(v, "zh")
+
+
+def test_fewer_seeds_than_registered():
+    for now in ([1], [1, 3]):
+        record = seeded([1, 2, 3], (now, 9))
+        (v,) = verdicts(record, rows(record, known))
+        assert list(v.per_seed) == list(map(str, now))
+        assert (v.post_hoc, v.added_seeds, v.before) == (False, 0, None)
+        assert f"{len(now)} of the 3 registered seeds" in line(v)
+    record = seeded([1, 2], ([1, 2, 3], 4), ([2], 6))  # and back behind those added
+    (v,) = verdicts(record, rows(record, known))
+    assert (list(v.per_seed), v.added_seeds) == (["2"], 0)
+
+
+def test_seeds_added_before_any_result_are_as_good_as_registered():
+    record = seeded([1, 2], ([1, 2, 3, 4], 0))
+    (v,) = verdicts(record, rows(record, known))
+    assert (v.n, v.added_seeds, v.registered_seeds) == (4, 0, 0)
+
+
+def test_no_amendments_may_be_none():
+    record = study(claims={"H": better(ROPE, than=NONE, on=LONG)})
+    assert verdicts({**record, "amendments": None}, rows(record, known))[0].verdict == "supported"
+
+
+def test_a_criterion_among_the_hypotheses_is_never_tested():
+    record = study(claims={"H": criterion(ROPE, than=NONE, on=LONG, below=0)})
+    (v,) = verdicts(record, rows(record, known))
+    assert v.verdict == "missing"
+    assert "put it into criteria=" in line(v)
+
+
+def test_a_relative_threshold_of_two_sides():
+    arms = Factor("arm", ["a", "b"], "x")
+    both = {"C": criterion(arms["a"], than=arms["b"], on=loss, above="-5%", below="5%")}
+    for a, verdict in (
+        (4.42 * 1.04, "met"),
+        (4.42 * 0.96, "met"),
+        (4.7, "not met"),
+        (4, "not met"),
+    ):
+        record = study([arms], [], seeds=2, criteria=both)
+        data = rows(record, lambda v, c, a=a: {"a": a, "b": 4.42}[v["arm"]], noise=0, shared=0)
+        (v,) = verdicts(record, data)
+        assert (v.verdict, v.unit) == (verdict, "%")
+        assert v.effect == pytest.approx(100 * (a / 4.42 - 1))
+        assert effect(v).endswith("% < 5 % and > −5 %")
+    mixed = {"C": criterion(arms["a"], than=arms["b"], on=loss, above=-1, below="5%")}
+    record = study([arms], [], seeds=2, criteria=mixed)
+    data = rows(record, lambda v, c: {"a": 4.2, "b": 4.0}[v["arm"]], noise=0, shared=0)
+    (v,) = verdicts(record, data)
+    assert (v.unit, v.verdict) == ("nats/token", "not met")
+    assert effect(v) == "0.200 nats/token < 5 % (5 %) and > −1"
+
+
+def bare(record: dict[str, Any]) -> list[Any]:
+    """Rows in which perplexity stands for an accuracy without a unit."""
+    record["metrics"]["accuracy"]["unit"] = ""
+    data = rows(record, known)
+    for row in data:
+        if row["metric"] == "ppl":
+            row |= {"metric": "accuracy", "value": 1 / row["value"]}
+    return data
+
+
+def test_margins_of_a_metric_without_a_unit():
+    claims = {
+        str(within): no_worse(NONE, than=ROPE, on=accuracy.at(LENGTH[128]), within=within)
+        for within in (".05", "5 pp", 0.05)
+    }
+    record = study(claims=claims)
+    found = verdicts(record, bare(record))
+    assert [v.verdict for v in found] == ["supported"] * 3
+    assert len({v.p for v in found}) == 1
+
+
+def test_no_unit_leaves_no_gap():
+    on = accuracy.slope(LENGTH.log2)
+    record = study(
+        claims={
+            "level": better(ROPE, than=POSITION["learned"], on=accuracy.at(LENGTH[128])),
+            "slope": better(ROPE, than=NONE, on=on, by=0.0093),
+        },
+        criteria={"C": criterion(ROPE, on=accuracy.at(LENGTH[128]), above=0.1)},
+    )
+    for v in verdicts(record, bare(record)):
+        for said in (line(v), line(v, "zh"), reason(v), effect(v), claim(v.claim, unit=v.unit)):
+            assert "  " not in said, said
+            assert " ," not in said
+    assert effect(v) == "0.135 > 0.1"
+
+
+STEPS = metric("steps")
+UNITS = {
+    "level": (loss.at(LENGTH[128]), "nats/token", True),
+    "mean": (loss.mean(LENGTH), "nats/token", True),
+    "shifted": (SHORT - 0.5, "nats/token", True),
+    "difference": (LONG - SHORT, "nats/token", True),
+    "product": (loss.at(LENGTH[128]) * STEPS, "nats/token × steps", False),
+    "quotient": (SHORT / STEPS, "(nats/token) / steps", False),
+    "inverse": (1 / SHORT, "1 / (nats/token)", False),
+    "ratio": (LONG / SHORT, "ratio", False),
+    "scaled": (2 * SHORT, "nats/token", False),
+    "turned": (1 - SHORT, "nats/token", False),
+    "sum": (SHORT + LONG, "nats/token", False),
+    "slope": (loss.slope(LENGTH.log2), "nats/token per doubling of length", False),
+}
+
+
+@pytest.mark.parametrize("name", UNITS)
+def test_units_and_perplexity(name):
+    on, unit, ppl = UNITS[name]
+    v = judge({"H": better(ROPE, than=NONE, on=on)})["H"]
+    assert (v.unit, v.ppl_percent is not None) == (unit, ppl)
+    assert ("% PPL" in line(v)) == ppl
+
+
+def test_a_level_alone_is_no_ratio_of_perplexities():
+    v = judge({"H": increasing(ROPE, on=SHORT), "D": increasing(NONE, on=LONG - SHORT)})
+    assert v["H"].ppl_percent is None
+    assert v["D"].ppl_percent is not None
+
+
+def test_how_to_read_an_effect_is_said_once():
+    record = study(
+        claims={"H": better(ROPE, than=NONE, on=LONG), "J": better(ROPE, than=NONE, on=SHORT)},
+        criteria={"C": criterion(ROPE, on=LONG, below=9)},
+    )
+    found = verdicts(record, rows(record, known))
+    text = lines(found)
+    assert text.splitlines()[-1] == how(found)
+    assert (
+        text.count("first arm minus second; interval: two-sided 90% (one-sided tests at .05)") == 1
+    )
+    assert len(text.splitlines()) == 4
+    assert how(verdicts(record, [])) == ""
+    assert lines([]) == ""
 
 
 def test_tuned_factors_are_chosen_on_their_split():

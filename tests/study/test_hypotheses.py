@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from itertools import product
 from typing import Any
 
@@ -11,10 +13,8 @@ import pytest
 from paribus.errors import SpecError
 from paribus.study.factors import Factor
 from paribus.study.hypotheses import (
-    Cell,
     Criterion,
     Hypothesis,
-    Missing,
     all_of,
     at_least,
     baseline,
@@ -25,13 +25,12 @@ from paribus.study.hypotheses import (
     every,
     from_data,
     increasing,
-    margin,
     metric,
     no_worse,
-    reduce,
     same,
     verify,
 )
+from paribus.study.measures import Cell, Missing, margin, reduce
 
 FIXED, DYNAMIC = {f"fixed{k}": k for k in (1, 2, 4)}, {f"1-{n}": (1, n) for n in (3, 7)}
 heads = Factor("num_heads", [4, 8], "model.heads")
@@ -178,6 +177,45 @@ def test_every_refusal_has_its_line():
     assert len(str(error.value).splitlines()) == len(BAD)
 
 
+SECTIONS = {
+    "H: a criterion in hypotheses=": {"hypotheses": "beats"},
+    r"H: a hypothesis \(best\) in criteria=": {"criteria": "H1"},
+    r"H: a hypothesis \(at_least\) in checks=": {"checks": "some"},
+}
+
+
+@pytest.mark.parametrize("said", SECTIONS)
+def test_a_claim_in_the_wrong_section_is_refused(said):
+    ((section, name),) = SECTIONS[said].items()
+    study = {**A, "registration": {section: {"H": GOOD[name].data()}}}
+    with pytest.raises(SpecError, match=said) as error:
+        verify({"H": GOOD[name]}, study)
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_claims_in_their_sections_are_accepted():
+    points = {n: GOOD[n].data() for n in ("beats", "threshold")}
+    tested = {n: c.data() for n, c in GOOD.items() if n not in points}
+    sections = {"hypotheses": tested, "criteria": points, "checks": {}}
+    verify(GOOD, {**A, "registration": sections})
+
+
+def test_margins_without_a_unit():
+    study = {**A, "metrics": {**A["metrics"], "accuracy": {"unit": "", "better": "higher"}}}
+    on = acc.mean(seen, heads, branch)
+    for within in (".05", "0.05", "5 pp", 0.05):
+        verify({"H": no_worse(ratio[0], than=ratio[1.0], on=on, within=within)}, study)
+        verify({"H": same(ratio[0], ratio[1.0], on=on, within=within)}, study)
+    for within in ("5%", "5% ppl", ".05 nats", "five", True, None):
+        claim = {"H": no_worse(ratio[0], than=ratio[1.0], on=on, within=within)}
+        with pytest.raises(SpecError, match=r"'\.05' or '5 pp' \(percentage points\)"):
+            verify(claim, study)
+    with pytest.raises(SpecError, match="must not be negative"):
+        verify({"H": no_worse(ratio[0], than=ratio[1.0], on=on, within=-0.1)}, study)
+    with pytest.raises(SpecError, match=r"such as '\.01 nats'"):
+        margin("5 pp", ["nats/token"])
+
+
 def test_baseline_by_name():
     claim = {"c": criterion(ratio[0], on=loss.mean(seen, heads, branch), below=baseline("unigrm"))}
     with pytest.raises(SpecError, match="did you mean 'unigram'"):
@@ -230,6 +268,15 @@ def test_numbers_of_variants_are_metrics():
 # ── measures ──
 
 
+def test_measures_know_nothing_of_who_reads_them():
+    code = (
+        "import sys, paribus.study.measures\n"
+        "above = {'paribus.study.hypotheses', 'paribus.analysis'} & sys.modules.keys()\n"
+        "assert not above, above"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def cells(value: Any) -> list[Cell]:
     return [
         Cell(
@@ -274,6 +321,7 @@ def test_margins():
     assert margin(".005 nats", ["nats/token"]) == (0.005, 0.005)
     assert margin("1e-3 nat", ["nats/token"]) == (0.001, 0.001)
     assert margin(0.25, ["share"]) == (0.25, 0.25)
+    assert margin("5 pp", ["share"]) == margin(".05", [""]) == margin(0.05, [""]) == (0.05, 0.05)
     with pytest.raises(SpecError):
         margin("100% ppl", ["nats"])
 

@@ -268,9 +268,9 @@ def _log_ratio(node: Any, study: Node) -> str:
         sides = [_log_ratio(n, study) for n in node["args"]]
         if op == "-" and sides in (["level", "level"], ["difference", "difference"]):
             return "difference"
-        if op == "-" and sides[1] == "number" or op == "+" and "number" in sides:
-            return max(sides, key=lambda s: s != "number")  # a shift cancels between arms
-        return ""
+        shifted = sides[1] == "number" or (op == "+" and sides[0] == "number")
+        # A shift cancels between arms, and only there.
+        return "level" if op in "+-" and shifted and {"level", "difference"} & {*sides} else ""
     if op == "slope":
         return ""
     of = _log_ratio(node["of"], study)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
@@ -294,4 +295,72 @@ def learning(
                          for g, y in ends.items()])  # fmt: skip
         else:
             figure.legend(loc="outside right upper", fontsize=8.5)
+        return _save(figure, png)
+
+
+Checks = Mapping[str, Sequence[Mapping[str, Any]]]
+
+
+def interval_series(study: Node, checks: Checks) -> dict[str, dict[str, list[Any]]]:
+    """Panel -> variant -> its seeds' curves [(step, value)], one panel for each condition that was
+    evaluated during training: of the primary metric, else of the first that it has."""
+    of = {t["name"]: study["variants"][t["variant"]]["name"] for t in study["trials"]}
+    metrics = dict.fromkeys([study["primary"], *study["metrics"]])
+    out: dict[str, dict[str, list[Any]]] = {}
+    for c in study["conditions"]:
+        for metric in metrics:
+            key = f"{c['key']} {metric}"
+            panel: dict[str, list[Any]] = {}
+            for trial, rows in checks.items():
+                points = [(r["step"], r[key]) for r in rows if _finite(r.get(key))]
+                if points and trial in of:
+                    panel.setdefault(of[trial], []).append(points)
+            if panel:
+                label = f"{c['evaluation']} {condition_label(c)}" if c["levels"] else c["key"]
+                out[f"{label}: {metric}"] = panel
+                break
+    return out
+
+
+def _finite(x: Any) -> bool:
+    return _is_number(x) and math.isfinite(x)
+
+
+def intervals(study: Node, checks: Checks, *, png: bool = False) -> Any:
+    """Metrics against the step of training, a panel a condition; None where there are none.  A
+    mean is drawn where all seeds of the variant have a value: never over those that are left."""
+    series = interval_series(study, checks)
+    if not series:
+        return None
+    order = [v["name"] for v in study["variants"]]
+    due = Counter(order[t["variant"]] for t in study["trials"])
+    columns = min(2, len(series))
+    lines = math.ceil(len(series) / columns)
+    with _axes(7.6, 0.6 + 2.9 * lines) as (figure, first):
+        first.remove()
+        panels = list(figure.subplots(lines, columns, squeeze=False).flat)
+        named: set[str] = set()
+        for ax, (title, panel) in zip(panels, series.items(), strict=False):
+            for variant, seeds in panel.items():
+                i = order.index(variant)
+                style = {"color": COLOURS[i % len(COLOURS)],
+                         "linestyle": DASHES[i // len(COLOURS) % len(DASHES)]}  # fmt: skip
+                at: dict[float, list[float]] = {}
+                for step, value in (p for points in seeds for p in points):
+                    at.setdefault(step, []).append(value)
+                mean = [(s, math.fsum(v) / len(v)) for s, v in sorted(at.items())
+                        if len(v) == due[variant]]  # fmt: skip
+                drawn = [(p, {"lw": 0.8, "alpha": 0.4}) for p in seeds if p != mean]
+                drawn = [(mean, {"lw": 1.8}), *drawn] if mean else drawn
+                for points, weight in drawn:
+                    xs, ys = zip(*points, strict=True)
+                    label = None if variant in named else variant
+                    named.add(variant)
+                    mark = "o" if len(points) == 1 else ""
+                    ax.plot(xs, ys, label=label, marker=mark, ms=3.6, **weight, **style)
+            ax.set_title(title, fontsize=9.5, loc="left")
+            ax.set_xlabel("step")
+        for ax in panels[len(series) :]:
+            ax.set_visible(False)
+        figure.legend(loc="outside right upper", fontsize=8.5)
         return _save(figure, png)

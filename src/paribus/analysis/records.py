@@ -116,6 +116,16 @@ def _flops(end: dict[str, Any], info: dict[str, Any]) -> float | None:
     return float(info["flops"] * end["tokens"] / info["tokens"])
 
 
+def checks(store: Store, study: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """Interval evaluations of each trial: {"step", "<condition key> <metric>": value, …}."""
+    out = {}
+    for trial in study["trials"]:
+        found = (store.state(trial["id"]).end or {}).get("checks")
+        if found:
+            out[trial["name"]] = found
+    return out
+
+
 def curves(store: Store, study: dict[str, Any]) -> dict[str, list[tuple[int, float]]]:
     """Training loss of each trial: (step, loss), thinned to at most 200 points by averaging."""
     import numpy as np

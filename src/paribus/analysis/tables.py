@@ -5,14 +5,15 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from paribus.analysis.cells import Results, Row, condition_label
+from paribus.analysis.settings import baseline
 from paribus.analysis.stats import Sample
-from paribus.analysis.words import number
 from paribus.errors import SpecError, nearest
 from paribus.study.measures import Missing, Node
 
@@ -24,14 +25,13 @@ class Entry:
     values: tuple[float, ...]
     states: Mapping[str, int]
 
-    def text(self, n: int, scale: float | None = None) -> str:
+    def text(self, n: int, decimals: int | None) -> str:
         """ "3.214 ± 0.012"; with what is missing of ``n`` seeds: "… (4/5; 1 diverged)"."""
         states = ", ".join(f"{k} {state}" for state, k in self.states.items())
         if not self.values:
             return states if len(self.states) > 1 else next(iter(self.states), "–")
         s = Sample(self.values)
-        size = scale or s.sd or abs(s.mean) / 10
-        text = number(s.mean, size) + (f" ± {number(s.sd, size)}" if s.n > 1 else "")
+        text = fixed(s.mean, decimals) + (f" ± {fixed(s.sd, decimals)}" if s.n > 1 else "")
         return text if s.n == n else f"{text} ({s.n}/{n}{'; ' if states else ''}{states})"
 
 
@@ -46,23 +46,46 @@ class Table:
     columns: tuple[str, ...]
     rows: tuple[tuple[str, tuple[Entry | None, ...]], ...]  # None: the condition is not its own
     baselines: tuple[tuple[str, tuple[float | None, ...]], ...]
+    reference: tuple[str, ...] = ()  # the variants of the study's baseline arm
 
-    def scale(self, column: int) -> float | None:
-        """One number of decimals a column: that of its smallest spread."""
-        samples = [Sample(e.values) for _, row in self.rows if (e := row[column])]
-        spreads = [s.sd for s in samples if s.n > 1 and s.sd > 0]
-        return min(spreads) * 10 if spreads else None
+    @property
+    def decimals(self) -> int | None:
+        """One number of decimals for all cells; None: they are too large or too small for any.
 
-    def texts(self) -> list[list[str]]:
-        """Rows of text: variants, then baselines."""
-        scales = [self.scale(i) for i in range(len(self.columns))]
+        Four digits at least, because arms share their seeds: differences that count are smaller
+        than the spread.  More where that gives the smallest spread two digits, but a spread far
+        below the others, of a level that all seeds reach, must not lengthen every number."""
+        samples = [Sample(e.values) for _, row in self.rows for e in row if e and e.values]
+        spreads = sorted(s.sd for s in samples if s.n > 1 and s.sd > 0)
+        means = sorted(abs(s.mean) for s in samples if s.mean)
+        if not means or not 1e-4 <= means[len(means) // 2] < 1e7:
+            return None if means else 0
+        least = _places(means[len(means) // 2], 4)
+        if not spreads:
+            return least
+        return max(least, min(_places(spreads[0], 2), _places(spreads[len(spreads) // 2], 3)))
+
+    def texts(self, mark: str = " (baseline)") -> list[list[str]]:
+        """Rows of text: variants, then trivial baselines; ``mark`` follows the names of the
+        baseline arm."""
+        d = self.decimals
         out = []
         for name, row in self.rows:
-            shown = [e.text(self.n, s) if e else "" for e, s in zip(row, scales, strict=True)]
-            out.append([name, *shown])
+            shown = [e.text(self.n, d) if e else "" for e in row]
+            out.append([name + mark * (name in self.reference), *shown])
         for name, values in self.baselines:
-            out.append([name, *(number(v, s) for v, s in zip(values, scales, strict=True))])
+            out.append([name, *("–" if v is None else fixed(v, d) for v in values)])
         return out
+
+
+def _places(x: float, digits: int) -> int:
+    """Decimals that show so many digits of a number."""
+    return max(0, digits - 1 - math.floor(math.log10(x)))
+
+
+def fixed(x: float, decimals: int | None) -> str:
+    text = f"{x:.3e}" if decimals is None or abs(x) >= 1e9 else f"{x:.{decimals}f}"
+    return text.replace("-", "\N{MINUS SIGN}")
 
 
 def table(study: Node, records: Iterable[Row] | Results, metric: str | None = None) -> Table:
@@ -101,6 +124,7 @@ def table(study: Node, records: Iterable[Row] | Results, metric: str | None = No
         tuple(labels),
         tuple(rows),
         tuple((n, tuple(v)) for n, v in baselines.items() if any(x is not None for x in v)),
+        tuple(baseline(study)),
     )
 
 

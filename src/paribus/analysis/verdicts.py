@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from paribus.analysis.cells import Lost, Results, Row, reading
+from paribus.analysis.cells import Lost, Results, Row, perplexity, reading
 from paribus.analysis.stats import Sample, holm, partial_conjunction, seeds_needed, smallest_effect
 from paribus.errors import SpecError
-from paribus.study.measures import Missing, Node, leaves, margin, metrics_of, read, rivals
+from paribus.study.measures import Missing, Node, margin, read, rivals, units_of
 
 Levels = Mapping[str, Sequence[Any]]
 
@@ -41,7 +41,7 @@ class Verdict:
     high: float | None = None
     level: float = 0.9
     unit: str = ""
-    nats: bool = False  # differences are ratios of perplexity
+    nats: bool = False  # the effect is a ratio of perplexities
     better: str = "lower"
     about: Node | None = None
     p: float | None = None
@@ -54,6 +54,9 @@ class Verdict:
     smallest_effect: float | None = None
     seeds_needed: int | None = None
     missing: tuple[str, ...] = ()
+    registered_seeds: int = 0  # how many were registered; 0: those of the verdict
+    added_seeds: int = 0  # how many were added after results were seen; the verdict is theirs
+    before: Verdict | None = None  # then: the verdict of the registered seeds
     post_hoc: bool = False
     registered: str | None = None  # when, if it was an amendment
     threshold: str = ""  # of a criterion
@@ -76,10 +79,11 @@ class Verdict:
     def data(self) -> dict[str, Any]:
         from paribus.analysis.words import line, reason
 
-        out = asdict(replace(self, parts=()))
+        out = asdict(replace(self, parts=(), before=None))
         out |= {"signs": self.signs, "ppl_percent": self.ppl_percent}
         out |= {"reason": reason(self), "line": line(self)}
         out["parts"] = [part.data() for part in self.parts]
+        out["before"] = self.before.data() if self.before else None
         finite: dict[str, Any] = _finite(out)
         return finite
 
@@ -110,10 +114,10 @@ def verdicts(study: Node, records: Iterable[Row]) -> list[Verdict]:
     """Checks first, then hypotheses, then criteria, as registered; amended ones are post hoc."""
     results = Results(study, records)
     original = study["registration"]
-    amended = [a["registration"] | {"at": a.get("at")} for a in study.get("amendments", ())]
+    amended = [a["registration"] | {"at": a.get("at")} for a in study.get("amendments") or ()]
     current = amended[-1] if amended else original
     alpha = original.get("alpha", 0.05)
-    seeds = _seeds(study)
+    seeds, added = _seeds(study)
     checks = [
         _criterion(results, name, node, "check", alpha)
         if node["claim"] == "criterion"
@@ -127,34 +131,51 @@ def verdicts(study: Node, records: Iterable[Row]) -> list[Verdict]:
         for n, node in later.get("hypotheses", {}).items():
             if node not in known:
                 claims.append((f"{n} (amended)" if n in taken else n, node, later))
-    judged = [
-        _judge(results, node, alpha, seeds, name, original if later is None else later)
-        for name, node, later in claims
-    ]
     own = len(original.get("hypotheses", {}))
-    out = [*checks, *_decide(judged[:own], alpha, own)]
-    for j, (_, _, later) in zip(judged[own:], claims[own:], strict=True):
+
+    def judged(seeds: Sequence[int], claims: Sequence[tuple[str, Node, Node | None]]) -> list[Any]:
+        return [
+            _judge(results, node, alpha, seeds, name, original if later is None else later)
+            for name, node, later in claims
+        ]
+
+    out = _decide(judged(seeds, claims[:own]), alpha, own)
+    registered = original.get("seeds") or study["seeds"]
+    if added and set(registered) <= set(study["seeds"]):
+        first = _decide(judged(registered, claims[:own]), alpha, own)
+        first = [_testable(v, checks) for v in first]
+        out = [replace(v, before=b) for v, b in zip(out, first, strict=True)]
+    for j, (_, _, later) in zip(judged(seeds, claims[own:]), claims[own:], strict=True):
         assert later is not None
         post = replace(j.verdict, post_hoc=True, registered=later.get("at"))
         out += _decide([replace(j, verdict=post)], alpha, len(claims))
-    out = [_testable(v, checks) for v in out]
+    if added:
+        out = [replace(v, added_seeds=len(seeds)) for v in out]
+    elif len(seeds) < len(registered):
+        out = [replace(v, registered_seeds=len(registered)) for v in out]
+    out = [*checks, *(_testable(v, checks) for v in out)]
     return out + [
         _criterion(results, name, node, "criterion", alpha)
         for name, node in current.get("criteria", {}).items()
     ]
 
 
-def _seeds(study: Node) -> list[int]:
-    """Seeds added after results were seen are judged alone: pooling them with the first ones
-    would look twice at the same data."""
-    seeds: list[int] = study["registration"].get("seeds") or study["seeds"]
-    known = set(seeds)
-    for amendment in study.get("amendments", ()):
-        new = [s for s in amendment["registration"].get("seeds", ()) if s not in known]
+def _seeds(study: Node) -> tuple[list[int], bool]:
+    """(the seeds that verdicts rest on, whether they were added after results were seen).  Such
+    seeds are judged alone: pooling them with the first ones would look twice at the same data.
+    Of either only those that the study still has."""
+    blocks = [list(study["registration"].get("seeds") or study["seeds"])]
+    for amendment in study.get("amendments") or ():
+        known = {s for block in blocks for s in block}
+        new = [s for s in amendment["registration"].get("seeds") or () if s not in known]
         if new and amendment.get("results_seen"):
-            seeds = new
-        known |= set(new)
-    return seeds
+            blocks.append(new)
+        else:
+            blocks[-1] += new
+    for k in range(len(blocks) - 1, -1, -1):
+        if there := [s for s in blocks[k] if s in study["seeds"]]:
+            return there, k > 0
+    return list(study["seeds"]), False
 
 
 def _testable(v: Verdict, checks: Sequence[Verdict]) -> Verdict:
@@ -179,6 +200,8 @@ def _judge(
 ) -> Judged:
     blank = Verdict(name, "hypothesis", "", node, alpha=alpha, level=1 - 2 * alpha)
     try:
+        if node["claim"] == "criterion":
+            raise SpecError("a criterion is no hypothesis; put it into criteria= or checks=")
         if node["claim"] == "at_least":
             parts = [_judge(results, p, alpha, seeds, name, rules) for p in node["parts"]]
             return _join(node["u"], parts, blank)
@@ -240,11 +263,13 @@ def _contrast(
         state = "missing"
     elif sample.n < 2:
         state = "descriptive"
-    nats = unit.startswith("nat") and " per " not in unit
+    nats = perplexity(node["on"], results.study, "than" in node)
     shown = replace(blank, unit=unit, better=better, nats=nats, missing=tuple(dict.fromkeys(lost)))
     if not values:
         return Judged(1.0, 1.0, shown, state="missing")
-    support, refute, theta, edge, agree, flips = _tests(node, sample, better, _units(node, results))
+    support, refute, theta, edge, agree, flips = _tests(
+        node, sample, better, units_of(node["on"], results.study)
+    )
     low, high = sample.interval(blank.alpha)
     shown = replace(
         shown,
@@ -259,11 +284,6 @@ def _contrast(
         per_seed={str(s): v for s, v in values.items()},
     )
     return Judged(support, refute, shown, theta - edge, sample.sd, state=state)
-
-
-def _units(node: Node, results: Results) -> list[str]:
-    known = metrics_of(results.study)
-    return [known[leaf["metric"]]["unit"] for leaf in leaves(node["on"])]
 
 
 def _tests(
@@ -362,20 +382,26 @@ def _criterion(results: Results, name: str, node: Node, kind: str, alpha: float)
             gone = tuple(dict.fromkeys(map(str, lost)))
             return replace(v, why="missing", facts={"count": len(gone)}, missing=gone)
         met, said, effect = True, [], mine - other
-        for side, sign in (("below", "<"), ("above", ">")):
-            bound: Any = node.get(side)
-            if bound is None:
-                continue
+        sides: dict[str, Any] = {
+            side: node[side] for side in ("below", "above") if node.get(side) is not None
+        }
+        share = [isinstance(b, dict) and "percent" in b for b in sides.values()]
+        relative = 100 * effect / other if any(share) else math.nan
+        for side, bound in sides.items():
             value, shift, text = effect, node["by"] * (-1 if side == "below" else 1), ""
             if isinstance(bound, dict) and "percent" in bound:
-                value, text = 100 * effect / other, "%"
-                unit, effect, bound = "%", value, bound["percent"]
+                value, bound = relative, bound["percent"]
+                text = " %" if all(share) else f" % ({relative:.4g} %)"
             elif isinstance(bound, dict):
                 named = str(bound["baseline"])
                 bound = mean(node["arm"], lambda s, n=named: results.baseline(n, cells(s)))  # type: ignore[misc]
                 text = f" ({named} {bound:.4g}" + (f", margin {node['by']:g})" if shift else ")")
             met &= value < bound + shift if side == "below" else value > bound + shift
-            said.append(f"{sign} {bound + shift:.4g}{text}")
+            sign = "<" if side == "below" else ">"
+            edge = f"{bound + shift:.4g}".replace("-", "\N{MINUS SIGN}")
+            said.append(f"{sign} {edge}{text}")
+        if all(share):
+            effect, unit = relative, "%"
     except (SpecError, ZeroDivisionError) as error:
         return replace(v, why="unreadable", facts={"error": str(error)})
     v = replace(v, unit=unit, better=better, threshold=" and ".join(said))

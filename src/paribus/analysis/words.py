@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from paribus.analysis.report.strings import STRINGS
@@ -147,7 +147,7 @@ def reason(v: Verdict, lang: str = "en") -> str:
     text = say(f"why_{v.why}", lang, **facts).replace("= <", "<")
     if v.verdict == "inconclusive" and v.smallest_effect is not None:
         seen = number(v.smallest_effect)
-        text += "; " + say("needs", lang, effect=seen, unit=v.unit)
+        text += "; " + say("needs", lang, effect=f"{seen} {v.unit}".strip())
         n = v.seeds_needed
         text += "; " + (say("needs_n", lang, n=n) if n else say("needs_many", lang))
     if v.verdict == "missing" and v.missing:
@@ -164,12 +164,44 @@ def about(v: Verdict, lang: str = "en") -> str:
     return say("about", lang, about=arm(v.about["than"], lang))
 
 
+def seeds(v: Verdict, lang: str = "en") -> str:
+    """What the reader must know of the seeds: added after a look, or fewer than registered."""
+    if v.added_seeds:
+        text = say("added_seed" if v.added_seeds == 1 else "added_seeds", lang, n=v.added_seeds)
+        if v.before is None:
+            return text
+        first = say(v.before.verdict, lang)
+        if v.before.effect is not None:
+            first += f", {number(v.before.effect)} {v.before.unit}".rstrip()
+        return text + say("first_seeds", lang, first=first)
+    if v.registered_seeds and v.n:
+        return say("fewer_seeds", lang, n=v.n, all=v.registered_seeds)
+    return ""
+
+
+def how(found: Sequence[Verdict], lang: str = "en") -> str:
+    """How effects and intervals are to be read, once for all of them."""
+    v = next((v for v in found if v.kind == "hypothesis" and v.effect is not None), None)
+    if v is None:
+        return ""
+    alpha = f"{v.alpha:g}".lstrip("0")
+    return say("how", lang, level=f"{v.level:.0%}", alpha=alpha)
+
+
+def lines(found: Sequence[Verdict], lang: str = "en") -> str:
+    """Every verdict's line, and how they are read."""
+    last = how(found, lang)
+    return "\n".join([*(line(v, lang) for v in found), *([last] if last else [])])
+
+
 def line(v: Verdict, lang: str = "en") -> str:
     """One line of the terminal."""
-    seeds = say("seed", lang) if v.n == 1 else say("agree", lang, signs=v.signs)
     bits = [effect(v, lang)] if v.effect is not None else []
-    if v.kind == "hypothesis" and v.n:
-        bits += [seeds]
+    if v.kind == "hypothesis" and v.n > 1:
+        bits += [say("agree", lang, signs=v.signs)]
+    elif v.kind == "hypothesis" and v.n and not v.added_seeds:
+        bits += [say("seed", lang)]
+    bits += [seeds(v, lang)]
     bits += [about(v, lang)] if v.about is not None and v.effect is not None else []
     bits += [reason(v, lang)]
     mark = f" [{say('post_hoc', lang)}]" if v.post_hoc else ""

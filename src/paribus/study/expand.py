@@ -294,6 +294,8 @@ def _budgeted(study: Study, spec: Spec) -> Spec:
     if study.budget is None:
         return spec
     unit, amount = study.budget.unit, study.budget.amount
+    if spec.steps is not None:
+        raise SpecError(f"steps: {spec.steps} are given, and the budget decides them; give one")
     if unit == "seconds":
         raise SpecError("budget: equal seconds need a measured speed, which is not there yet")
     rows = spec.task.rows() or spec.rows or 1
@@ -356,7 +358,8 @@ def _default_names(study: Study) -> str:
 def _default_field(f: Factor) -> str:
     """A number alone says little: ``lr0.001``."""
     numeric = all(isinstance(v.value, int | float) for v in f.levels) and f.when is None
-    return f"{f.name}{{{f.name}}}" if numeric else f"{{{f.name}?}}"
+    between = "=" if f.name[-1].isdigit() else ""
+    return f"{f.name}{between}{{{f.name}}}" if numeric else f"{{{f.name}?}}"
 
 
 def _name(template: str, tags: Mapping[str, str | None], spec: Spec) -> str:

@@ -259,7 +259,8 @@ def _misplaced(registration: Node) -> Iterator[str]:
             if section == "hypotheses" and form == "criterion":
                 yield f"{name}: a criterion in hypotheses=; put it into criteria= or checks="
             elif section != "hypotheses" and form in FORMS and form != "criterion":
-                yield f"{name}: a hypothesis ({form}) in {section}=; put it into hypotheses="
+                ways = "put it into hypotheses=, or write criterion(…)"
+                yield f"{name}: a hypothesis ({form}) in {section}=; {ways}"
 
 
 def _check(node: Node, study: Node, evaluation: str | None) -> None:

@@ -11,6 +11,7 @@ from paribus.contracts import Probe, Task
 from paribus.errors import SpecError, nearest
 from paribus.spec import Phased, Spec
 from paribus.study.factors import Arm, Factor
+from paribus.study.hypotheses import Criterion, Hypothesis
 
 if TYPE_CHECKING:
     from paribus.study.expand import Condition, Expansion, Trial, Variant
@@ -143,10 +144,13 @@ class Study:
             raise SpecError(f"study {self.name!r}: alpha={self.alpha!r} must lie in (0, 0.5)")
         self._unique("factor", [f.name for f in self.all_factors()])
         self._unique("evaluation", [e.name for e in self.evaluate])
-        if both := set(self.hypotheses) & set(self.criteria) | set(self.hypotheses) & set(
-            self.checks
-        ):
-            raise SpecError(f"study {self.name!r}: {sorted(both)[0]!r} is named twice")
+        kinds = {"hypotheses": Hypothesis, "criteria": Criterion, "checks": Criterion}
+        for field_, kind in kinds.items():
+            for name, claim in getattr(self, field_).items():
+                if not isinstance(claim, kind):
+                    what = f"{field_}[{name!r}] is a {type(claim).__name__}"
+                    raise SpecError(f"study {self.name!r}: {what}, not a {kind.__name__.lower()}")
+        self._unique("claim", [*self.hypotheses, *self.criteria, *self.checks])
 
     def _unique(self, what: str, names: Iterable[str]) -> None:
         names = list(names)

@@ -30,6 +30,7 @@ def render(
     curves: Curves | None = None,
     provenance: Mapping[str, Any] | None = None,
     *,
+    checks: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
     lang: str = "en",
 ) -> str:
     """The report as HTML.
@@ -38,13 +39,15 @@ def render(
         verdicts: default: computed here.
         figures: title -> SVG; default: the primary metric against the conditions.
         curves: trial name -> [(step, loss)].
+        checks: trial name -> evaluations during training, each {"step": …, "<condition key>
+            <metric>": value}.
         provenance: name -> text; ``date`` heads the page, ``commands`` is a list to repeat it.
         lang: which language shows first.
     """
     import jinja2
     from markupsafe import Markup
 
-    from paribus.analysis import words
+    from paribus.analysis import settings, words
     from paribus.analysis.verdicts import verdicts as judge
 
     rows = list(records)
@@ -58,7 +61,7 @@ def render(
         trim_blocks=True,
         loader=jinja2.FileSystemLoader(folder),
     )
-    pictures = _figures(study, rows, figures, curves)
+    pictures = _figures(study, rows, figures, curves, checks)
     trials = _trials(study, rows)
     return environment.get_template("report.html.j2").render(
         study=study,
@@ -67,6 +70,7 @@ def render(
         say=words.say,
         number=words.number,
         label=_label,
+        how={g: words.how(judged, g) for g in LANGUAGES},
         hypotheses=[h for h in shown if h["v"].kind == "hypothesis"],
         checks=[h for h in shown if h["v"].kind == "check"],
         criteria=[h for h in shown if h["v"].kind == "criterion"],
@@ -75,6 +79,7 @@ def render(
         tables=_tables(study, rows),
         figures=[{**f, "svg": Markup(f["svg"])} for f in pictures],
         fairness=_fairness(study, rows),
+        settings=settings.differences(study),
         trials=trials,
         outcomes=_outcomes(rows),
         excluded=[
@@ -108,6 +113,7 @@ def _said(v: Verdict) -> dict[str, Any]:
         "effect": {g: words.effect(v, g) for g in LANGUAGES},
         "reason": {g: words.reason(v, g) for g in LANGUAGES},
         "about": {g: words.about(v, g) for g in LANGUAGES},
+        "seeds": {g: words.seeds(v, g) for g in LANGUAGES},
         "numbers": numbers,
         "parts": [_said(p) for p in v.parts],
         "strip": _strip(v) if v.kind == "hypothesis" else None,
@@ -161,7 +167,7 @@ def _tables(study: Node, rows: Sequence[Row]) -> list[dict[str, Any]]:
         lost += [[False] * len(t.columns) for _ in t.baselines]
         texts = [
             [line[0], *({"text": c, "lost": x} for c, x in zip(line[1:], flags, strict=True))]
-            for line, flags in zip(t.texts(), lost, strict=True)
+            for line, flags in zip(t.texts(mark=""), lost, strict=True)
         ]
         out.append(
             {
@@ -172,13 +178,18 @@ def _tables(study: Node, rows: Sequence[Row]) -> list[dict[str, Any]]:
                 "columns": t.columns,
                 "texts": texts,
                 "variants": len(t.rows),
+                "reference": t.reference,
             }
         )
     return out
 
 
 def _figures(
-    study: Node, rows: Sequence[Row], figures: Mapping[str, str] | None, curves: Curves | None
+    study: Node,
+    rows: Sequence[Row],
+    figures: Mapping[str, str] | None,
+    curves: Curves | None,
+    checks: Mapping[str, Sequence[Mapping[str, Any]]] | None,
 ) -> list[dict[str, Any]]:
     from paribus.analysis import plots
     from paribus.analysis.words import say
@@ -196,6 +207,9 @@ def _figures(
         of = {t["name"]: study["variants"][t["variant"]]["name"] for t in study["trials"]}
         title = {g: say("curves", g) + "." for g in LANGUAGES}
         out.append({"svg": plots.learning(curves, of), "title": title, "primary": False})
+    if checks and (svg := plots.intervals(study, checks)):
+        title = {g: say("intervals", g) for g in LANGUAGES}
+        out.append({"svg": svg, "title": title, "primary": False})
     return [{**f, "svg": _inline(f["svg"])} for f in out]
 
 
