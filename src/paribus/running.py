@@ -69,9 +69,16 @@ def _value(text: str) -> Any:
 def register(found: source.Source, plan: Plan) -> None:
     """Write what is asked: the study, its trials, their names, the sources of local parts."""
     store, instance = plan.store, plan.study.instance
-    init_home(store.home)
     record = study_record(plan)
     old = store.read_study(instance) or {}
+    theirs = Path(old.get("file") or found.path)
+    if theirs != found.path and theirs.is_file():
+        raise SpecError(
+            f"study {instance!r} in {store.home} is that of {theirs}; give one of the two another "
+            "name, or a home of its own (--home)"
+        )
+    init_home(store.home)
+    record["file"] = str(found.path)
     seen = sum(i.done for i in plan.items)
     record["registered"] = old.get("registered") or datetime.now(UTC).isoformat(timespec="seconds")
     record["results_seen"] = seen

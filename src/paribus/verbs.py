@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from paribus import parts
-from paribus.cli import FAILED, OK, WRONG, emit
+from paribus.cli import FAILED, OK, STOPPED, WRONG, emit
 from paribus.errors import ParibusError, SpecError, nearest
 from paribus.running import chosen, device_of, register, unfinished, work_through
 from paribus.spec import at
@@ -206,17 +206,25 @@ def _conclude(plan: Plan, items: list[Item], o: Namespace) -> int:
     print(loaded.verdict_text())
     path = loaded.write_report(lang=o.lang)
     print(f"\nreport: {path}")
-    chosen = {i.trial.id for i in items}
-    bad = [
-        i
-        for i in plan.items
-        if i.trial.id in chosen and i.state.state in ("failed", "out of memory")
-    ]
+    mine = {i.trial.id for i in items}
+    now = [i for i in plan.items if i.trial.id in mine]
+    bad = [i for i in now if i.state.state in ("failed", "out of memory")]
     for i in bad:
         print(f"{i.trial.name}: {i.state.state}: {i.state.reason}", file=sys.stderr)
-    broken = [i for i in plan.items if plan.store.failed_evaluations(i.trial.id)]
-    missing = any(not c.done for i in broken if i.trial.id in chosen for c in i.cells)
-    return FAILED if bad or missing else OK
+    for i in now:
+        for condition, reasons in plan.store.failed_evaluations(i.trial.id).items():
+            keys = [c.condition.key for c in i.cells if c.id == condition and not c.done]
+            bad += [i] * len(keys)
+            for key in keys:
+                print(f"{i.trial.name}: {key}: failed: {reasons[-1]}", file=sys.stderr)
+    left = [i for i in now if i.state.state in ("planned", "running", "interrupted")]
+    if left:
+        print(
+            f"{len(left)} trials are not finished (another run may be at them); "
+            "the same command goes on",
+            file=sys.stderr,
+        )
+    return FAILED if bad else STOPPED if left else OK
 
 
 # ── after ───────────────────────────────────────────────────────────────────────────────────

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 STOPPED = 75
+EVERY = 60.0  # seconds between lines of progress in a log
 
 
 @dataclass
@@ -149,7 +150,7 @@ class Progress:
         self.finished = self.evaluated = self.work_done = 0
         self.began = time.monotonic()
         self._first: dict[str, int] = {}
-        self._drawn = 0.0
+        self._drawn = time.monotonic()
 
     def event(self, e: dict[str, Any]) -> None:
         kind = e.get("event")
@@ -161,6 +162,9 @@ class Progress:
             more = f"+{len(e['trials']) - 1}" if len(e["trials"]) > 1 else ""
             shown = f" loss {loss:.3f}" if loss is not None else ""
             self.now[e["worker"]] = f"{e['name']}{more} {e['step']}/{e['total']}{shown}"
+            if not self.live and time.monotonic() - self._drawn > EVERY:
+                self._drawn = time.monotonic()
+                self.line(f"{' · '.join(self.now.values())} · ETA {self.eta()}")
         elif kind == "end":
             self.finished += 1
             self.at[e["trial"]] = self.total.get(e["trial"], 0)
