@@ -272,3 +272,32 @@ def test_a_users_own_study_and_part_from_an_empty_folder(
     assert (source / "parts/positions/mine.py").read_text() == MINE
     assert (source / "my.py").is_file()
     assert before == {p: p.read_bytes() for p in package.rglob("*.py")}
+
+
+def test_lost_weights_are_said_and_retried(mini: Path) -> None:
+    assert paribus("run", "mini.py", "--no-check").returncode == 0
+    home = mini.parent / "runs"
+    folder = (home / "studies/mini@main/names/none-s1").resolve() / "attempts/1"
+    weights = (folder / "weights").read_bytes()
+    next((folder / "evaluations").iterdir()).unlink()
+    for damage, word in ((weights[:100], "damaged"), (None, "gone")):
+        (folder / "weights").unlink()
+        if damage is not None:
+            (folder / "weights").write_bytes(damage)
+        again = paribus("run", "mini.py", "--no-check")
+        assert again.returncode == 1
+        assert f"none-s1: its weights are {word}" in again.stderr
+        assert "Traceback" not in again.stderr
+    assert paribus("run", "mini.py", "--no-check", "--retry").returncode == 0
+    found = grid(home)["none-s1"]
+    assert found[0] == 2  # a second attempt, to the same bits
+    assert found[1] == json.loads((folder / "end").read_text())["weights"]
+
+
+def test_a_second_study_file_of_one_name_is_refused(
+    mini: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert paribus("run", "mini.py", "--no-check", "--only", "seed=1").returncode == 0
+    (mini.parent / "other.py").write_text(STUDY)
+    assert main(["run", "other.py"]) == 2
+    assert "is that of" in capsys.readouterr().err

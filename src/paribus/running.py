@@ -22,6 +22,10 @@ from paribus.study.plan import Item, Plan, study_record, work
 
 
 def unfinished(plan: Plan, item: Item, retry: bool) -> bool:
+    if item.lost:
+        if retry:
+            plan.store.retire(item.trial.id, item.lost)
+        return retry
     if item.done:
         return not all(c.done for c in item.cells)
     if item.state.state in ("failed", "out of memory", "diverged", "refused"):

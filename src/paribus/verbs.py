@@ -217,6 +217,12 @@ def _conclude(plan: Plan, items: list[Item], o: Namespace) -> int:
             bad += [i] * len(keys)
             for key in keys:
                 print(f"{i.trial.name}: {key}: failed: {reasons[-1]}", file=sys.stderr)
+    for i in (i for i in now if i.lost):
+        bad.append(i)
+        print(
+            f"{i.trial.name}: {i.lost}, so evaluations are missing; --retry trains it again",
+            file=sys.stderr,
+        )
     left = [i for i in now if i.state.state in ("planned", "running", "interrupted")]
     if left:
         print(

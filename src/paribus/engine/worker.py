@@ -204,15 +204,15 @@ class Worker:
         return Setting(c["id"], c["key"], spec, c["split"], n, by, c["every"])
 
     def evaluate_all(self, pack: Sequence[str]) -> None:
-        """Every missing evaluation of the pack's finished trials, stacked where possible."""
+        """Every missing evaluation of the pack's finished trials."""
         for trial in pack:
             result = self.store.result(trial)
-            if result is None or not result.weights.exists():
+            if result is None:
                 continue
             have = self.store.evaluations(trial)
             wanted = [c for c in self.work["trials"][trial]["conditions"] if c["id"] not in have]
-            if not wanted:
-                continue
+            if not wanted or self.store.weights_lost(trial):
+                continue  # the launcher says what was lost
             params = {
                 k: t[None].to(self.settings.device)
                 for k, t in checkpoint.read_weights(result.weights).items()

@@ -13,6 +13,7 @@ whole folder of a trial, at any time: it is then simply to be done again.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import socket
 from collections.abc import Mapping
@@ -206,6 +207,18 @@ class Store:
                 retired = os.path.exists(f"{root}/{n}/retired")
                 return Result(trial, n, root / str(n), end, retired)
         return None
+
+    def weights_lost(self, trial: str) -> str:
+        """Why the result's weights cannot be used: gone, or damaged; "" if they are whole."""
+        result = self.result(trial)
+        if result is None:
+            return ""
+        try:
+            with open(result.weights, "rb") as file:
+                whole = hashlib.file_digest(file, "sha256").hexdigest() == result.end["weights"]
+        except OSError:
+            return "its weights are gone"
+        return "" if whole else "its weights are damaged"
 
     def open(self, trial: str, worker: str) -> Attempt | None:
         """Claim the trial's next attempt; None if it is finished, or busy (`state` says why).

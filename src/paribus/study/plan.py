@@ -45,6 +45,7 @@ class Item:
     trial: Trial
     state: TrialState
     cells: list[Cell]
+    lost: str = ""  # why evaluations that are missing cannot be made: weights gone or damaged
 
     @property
     def done(self) -> bool:
@@ -68,7 +69,11 @@ class Plan:
                 spec, refused = self._resolved(c, trial)
                 cid = c.id(trial)
                 cells.append(Cell(c, cid, spec, refused, cid in have))
-        return Item(trial, self.store.state(trial.id), cells)
+        state = self.store.state(trial.id)
+        lost = ""
+        if state.state == "done" and not all(c.done for c in cells):
+            lost = self.store.weights_lost(trial.id)
+        return Item(trial, state, cells, lost)
 
     def _resolved(self, c: Condition, trial: Trial) -> tuple[specs.Spec | None, str | None]:
         key = (id(c), trial.variant.index)
