@@ -204,7 +204,7 @@ def test_geometric_axes():
 
 
 def test_the_common_path_is_light():
-    """Table and verdicts of a finished study load neither scipy nor numpy nor what draws."""
+    """Importing what makes tables and verdicts loads neither scipy nor numpy nor what draws."""
     code = (
         "import sys, paribus.analysis.verdicts, paribus.analysis.tables, paribus.analysis.words, "
         "paribus.analysis.report, paribus.analysis.plots\n"

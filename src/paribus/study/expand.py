@@ -15,7 +15,7 @@ from paribus.contracts import Probe, Task
 from paribus.errors import ParibusError, SpecError, nearest
 from paribus.parts import dump
 from paribus.spec import CORE_REVISION, Spec, canonical, digest
-from paribus.study.factors import Arm, Factor
+from paribus.study.factors import Factor
 from paribus.study.study import Eval, Study
 
 EVALUATOR_REVISION = 1  # bumped when evaluation changes numbers
@@ -441,7 +441,3 @@ def _check_conditions(expansion: Expansion) -> None:
                     f"evaluation {c.key!r} equals {seen[h]!r}: its factor has no effect"
                 )
             seen[h] = c.key
-
-
-def arm_of(study: Study, arm: Arm | None) -> dict[str, list[str]] | None:
-    return arm.data() if arm is not None else None
