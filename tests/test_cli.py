@@ -78,6 +78,30 @@ BAD = {
     "raises": ("plan", 'loss = metric("loss")', "loss = 1 / 0", r"mini\.py:5: ZeroDivisionError"),
     "syntax": ("plan", "study = Study(", "study = = Study(", r"mini\.py:6: SyntaxError"),
     "no study": ("plan", "study = Study(", "stud = Study(", "defines no 'study'"),
+    "when": ("plan", '"model.position")', '"model.position", when="x")', "is no arm; write factor"),
+    "skip": (
+        "plan",
+        "seeds=[1, 2]",
+        "seeds=2, skip=[lambda c: True]",
+        "list of .reason, predicate",
+    ),
+    "two lines": ("plan", 'loss = metric("loss")', 'raise ValueError("a\\nb")', "ValueError: a$"),
+    "exit": ("plan", 'loss = metric("loss")', "raise SystemExit(3)", "SystemExit: 3"),
+    "condition": ("plan", '"task.length"', '"model.width"', "is no condition of evaluation"),
+    "file name": ("plan", 'names="{position}"', 'names="../{position}"', "is no file name"),
+    "bare eval": ("plan", '[Eval("lm", over=[length])]', 'Eval("lm")', "is a list of Eval"),
+    "mismatch": (
+        "plan",
+        'Eval("lm"',
+        'Eval("c", tasks.copying(span=4, symbols=999)), Eval("lm"',
+        "evaluation 'c': model.vocab: 257 is smaller than the tokenizer's vocabulary 1000",
+    ),
+    "baseline": (
+        "plan",
+        "hypotheses=",
+        'checks={"k": criterion(on=loss.at(length[16]), below=baseline("bigrm"))}, hypotheses=',
+        "no baseline 'bigrm'; did you mean 'bigram'",
+    ),
     "missing path": ("plan", '"task.length"', '"task.lenght"', "did you mean 'length'"),
 }
 

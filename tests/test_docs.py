@@ -60,7 +60,7 @@ def executed(page: str, first: int | None = None) -> dict[str, Any]:
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(block, encoding="utf-8")
             parts.use_local(Path.cwd())
-            kept.append(parts.scan_local()[-1])
+            kept.append(parts.get(*parts.local_files()[-1][:2]))
             continue
         code = compile("\n" * line + block, page, "exec")
         exec(code, space)

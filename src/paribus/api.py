@@ -74,6 +74,9 @@ class Loaded:
             if (amendments[-1]["registration"] if amendments else first) != now:
                 seen = sum(i.done for i in plan.items)
                 amendments.append({"at": "", "registration": now, "results_seen": seen})
+            for section in ("hypotheses", "criteria", "checks"):  # in the order of the file
+                names = [*record["registration"][section], *first[section]]
+                first[section] = {n: first[section][n] for n in names if n in first[section]}
             record["registration"], record["amendments"] = first, amendments
         record["baselines"] = {
             cid: found["baselines"]

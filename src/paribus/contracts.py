@@ -261,6 +261,7 @@ class Task(Part, frozen=True, kw_only=True):
 
     kind: ClassVar[str] = "tasks"
     causal: ClassVar[bool] = False
+    trivial: ClassVar[tuple[str, ...]] = ()  # names of its trivial baselines
     metrics: ClassVar[dict[str, Metric]] = {}
 
     def io(self) -> Io:

@@ -18,6 +18,10 @@ class Refused(ParibusError):
     """Something cannot be measured (a length beyond a learned table): an outcome, not a crash."""
 
 
+class BeyondLimit(SpecError, Refused):
+    """A length beyond what a part can serve: wrong in a study's base, an outcome in a condition."""
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """A hint for a misspelt name: the nearest valid one, or the list of valid ones."""
     names = sorted(str(k) for k in known)

@@ -384,11 +384,15 @@ def scan_all() -> list[type[Part]]:
     return [cls for kind in FOLDERS for cls in scan(kind)]
 
 
-def scan_local() -> list[type[Part]]:
-    """A user's own parts, those beside the study."""
+def local_files() -> list[tuple[str, str, Path]]:
+    """(kind, name, file) of a user's own parts, those beside the study; loads none of them."""
     if (folder := _LOCAL.get()) is None:
         return []
-    return [get(kind, n) for kind in FOLDERS for n in _files(folder / "parts" / kind)]
+    return [
+        (kind, name, path)
+        for kind in FOLDERS
+        for name, path in _files(folder / "parts" / kind).items()
+    ]
 
 
 def build(kind: str, data: Mapping[str, Any], where: str) -> Any:

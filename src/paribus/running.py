@@ -91,9 +91,8 @@ def register(found: source.Source, plan: Plan) -> None:
     for item in plan.items:
         store.link_name(instance, item.trial.name, item.trial.id)
     sources = {found.path.name: found.path.read_bytes()}
-    for cls in parts.scan_local():
-        assert cls.__source__ is not None
-        sources[f"parts/{cls.kind}/{Path(cls.__source__).name}"] = Path(cls.__source__).read_bytes()
+    for kind, _, path in parts.local_files():
+        sources[f"parts/{kind}/{path.name}"] = path.read_bytes()
     store.keep_sources(instance, sources)
     store.write_study(instance, record, plan.data())
 

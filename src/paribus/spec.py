@@ -31,7 +31,7 @@ from paribus.contracts import (
     Schedule,
     Task,
 )
-from paribus.errors import SpecError, nearest
+from paribus.errors import BeyondLimit, SpecError, nearest
 from paribus.parts import Part, Strict, describe, dump, hints, replace
 
 CORE_REVISION = 1  # transformer, init, streams, training, packing: bumped when numbers change
@@ -308,7 +308,7 @@ def _resolve_model(model: Model, io: Any) -> Model:
         position.params(resolved.dims())  # a part may refuse these dimensions
         limit = position.limit()
         if limit is not None and io.length is not None and io.length > limit:
-            raise SpecError(
+            raise BeyondLimit(
                 f"model.position: {describe(position)} ends at {limit} tokens, "
                 f"the task's rows have {io.length}"
             )

@@ -192,7 +192,8 @@ def do_run(o: Namespace) -> int:
         code, ended = work_through(found, plan, todo, o)
         if ended:
             return code
-    return max(code, _conclude(Plan(plan.study, plan.store), items, o))
+    concluded = _conclude(Plan(plan.study, plan.store), items, o)
+    return code or concluded
 
 
 def _conclude(plan: Plan, items: list[Item], o: Namespace) -> int:
@@ -208,7 +209,7 @@ def _conclude(plan: Plan, items: list[Item], o: Namespace) -> int:
     print(f"\nreport: {path}")
     mine = {i.trial.id for i in items}
     now = [i for i in plan.items if i.trial.id in mine]
-    bad = [i for i in now if i.state.state in ("failed", "out of memory")]
+    bad = [i for i in now if i.state.state in ("failed", "out of memory", "refused")]
     for i in bad:
         print(f"{i.trial.name}: {i.state.state}: {i.state.reason}", file=sys.stderr)
     for i in now:

@@ -11,6 +11,7 @@ from scipy import stats as oracle
 
 from paribus.analysis.verdicts import Verdict, verdicts
 from paribus.analysis.words import claim, effect, how, line, lines, reason
+from paribus.errors import SpecError
 from paribus.study.factors import Factor
 from paribus.study.hypotheses import (
     all_of,
@@ -397,10 +398,10 @@ def test_units_and_perplexity(name):
     assert ("% PPL" in line(v)) == ppl
 
 
-def test_a_level_alone_is_no_ratio_of_perplexities():
-    v = judge({"H": increasing(ROPE, on=SHORT), "D": increasing(NONE, on=LONG - SHORT)})
-    assert v["H"].ppl_percent is None
-    assert v["D"].ppl_percent is not None
+def test_a_level_alone_neither_rises_nor_falls():
+    with pytest.raises(SpecError, match="H: increasing: the measure is a level, not a change"):
+        judge({"H": increasing(ROPE, on=SHORT)})
+    assert judge({"D": increasing(NONE, on=LONG - SHORT)})["D"].ppl_percent is not None
 
 
 def test_how_to_read_an_effect_is_said_once():

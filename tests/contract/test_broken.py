@@ -255,7 +255,7 @@ def beside(tmp_path):
         file.parent.mkdir(parents=True)
         file.write_text(source)
         parts.use_local(tmp_path)
-        (cls,) = parts.scan_local()
+        (cls,) = [parts.get(kind, name) for kind, name, _ in parts.local_files()]
         return cls
 
     yield put

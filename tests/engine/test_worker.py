@@ -72,3 +72,43 @@ def test_a_failing_trial_is_recorded_with_its_reason(tmp_path: Path) -> None:
     rows = ran(tmp_path, more=', freeze=("*.attn.z",)')
     assert {r["status"] for r in rows} == {"failed"}
     assert all("matches no parameter" in r["reason"] for r in rows)
+
+
+def test_arms_of_different_text_have_baselines_of_their_own(tmp_path: Path) -> None:
+    from paribus.api import Loaded
+
+    for name, text in (("a", "ab " * 3000), ("b", "the quick brown fox " * 400)):
+        (tmp_path / f"{name}.txt").write_text(text)
+    (tmp_path / "w.py").write_text('''
+from paribus import *
+levels = {n: corpora.files(path=n + ".txt") for n in "ab"}
+text = Factor("text", levels, "task.corpus")
+study = Study("w", "?",
+    base=Spec(model=presets.quickstart(width=32),
+              task=tasks.lm(corpus=corpora.files(path="a.txt"), tokenizer=tokenizers.bytes(),
+                            length=16, eval_tokens=64),
+              optim=optim.adamw(lr=1e-3), schedule=schedules.constant(), rows=4, steps=2),
+    factors=[text], evaluate=[Eval("lm")], names="{text}")
+''')  # fmt: skip
+    plan = Plan(source.load(str(tmp_path / "w.py")).study, Store(tmp_path / "runs"))
+    for trial_id, item in plan.unique.items():
+        plan.store.declare(trial_id, item.trial.data)
+    worker = Worker(work(plan, plan.items, 1, base=tmp_path), Settings())
+    worker.say = lambda **_: None  # type: ignore[method-assign]
+    assert worker.run() == 0
+    table = Loaded.of(Plan(plan.study, plan.store)).table()
+    assert "unigram of a" in table
+    assert "unigram of b" in table
+
+
+def test_dropout_of_attention_runs_on_the_reference_kernel(tmp_path: Path) -> None:
+    text = STUDY.replace("width=32)", "width=32, attn_dropout=0.1)")
+    (tmp_path / "w.py").write_text(text.format(optim="optim.adamw(lr=1e-3)", more=""))
+    plan = Plan(source.load(str(tmp_path / "w.py")).study, Store(tmp_path / "runs"))
+    for trial_id, item in plan.unique.items():
+        plan.store.declare(trial_id, item.trial.data)
+    worker = Worker(work(plan, plan.items, 4, base=tmp_path), Settings())
+    worker.say = lambda **_: None  # type: ignore[method-assign]
+    assert worker.run() == 0
+    found = records.rows(plan.store, study_record(Plan(plan.study, plan.store)))
+    assert {r["kernel"] for r in found} == {"reference"}

@@ -102,12 +102,22 @@ def table(study: Node, records: Iterable[Row] | Results, metric: str | None = No
         trials = [t for t in study["trials"] if t["variant"] == i]
         row = [_entry(results, trials, metric, c) for c in conditions]
         rows.append((variant["name"], tuple(row)))
+    # Arms whose texts or tokenizers differ have baselines of their own, named after the arm.
+    found: dict[str, dict[int, dict[str, float]]] = {}
     for k, condition in enumerate(conditions):
         for trial in study["trials"]:
+            variant = study["variants"][trial["variant"]]["name"]
             for name, of in results.baselines(trial, condition).items():
-                line = baselines.setdefault(name, [None] * len(conditions))
-                if metric in of and line[k] is None:
-                    line[k] = of[metric]
+                if metric in of:
+                    found.setdefault(name, {}).setdefault(k, {}).setdefault(variant, of[metric])
+    for name, columns in found.items():
+        shared = all(len(set(by.values())) == 1 for by in columns.values())
+        for variant in [None] if shared else [v["name"] for v in study["variants"]]:
+            line = baselines.setdefault(
+                name if variant is None else f"{name} of {variant}", [None] * len(conditions)
+            )
+            for k, by in columns.items():
+                line[k] = next(iter(by.values())) if variant is None else by.get(variant)
     info = study["metrics"][metric]
     several = len({c["evaluation"] for c in conditions}) > 1
     labels = [

@@ -261,7 +261,7 @@ def _contrast(
     state = None
     if lost and (on_missing != "drop_seed_block" or not values):
         state = "missing"
-    elif sample.n < 2:
+    elif sample.n < 2 or sample.sd == 0:  # nothing varies: there is nothing to test
         state = "descriptive"
     nats = perplexity(node["on"], results.study, "than" in node)
     shown = replace(blank, unit=unit, better=better, nats=nats, missing=tuple(dict.fromkeys(lost)))
@@ -330,7 +330,7 @@ def _decide(family: Sequence[Judged], alpha: float, size: int) -> list[Verdict]:
                 continue
             verdict, why, facts = "missing", "missing", {"count": len(v.missing)}
         elif j.state == "descriptive":
-            verdict, why = "descriptive", "one_seed"
+            verdict, why = "descriptive", "one_seed" if v.n == 1 else "constant"
         elif s < alpha:
             verdict, why = "supported", "supported"
         elif r < alpha:

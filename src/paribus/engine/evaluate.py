@@ -100,6 +100,7 @@ def evaluate(
                 "stack": len(specs),
                 "micro_batch": batch_rows,
                 **describe(settings),
+                "kernel": net.kernel,
             },
         }
         out.append(record)

@@ -39,7 +39,9 @@ class Net:
         spec = specs[0]
         model = spec.model
         assert isinstance(model, Model)
-        self.specs, self.device, self.kernel = list(specs), device, kernel
+        self.specs, self.device = list(specs), device
+        # Dropout of attention probabilities has the reference kernel alone; the record says so.
+        self.kernel = "reference" if model.attn_dropout else kernel
         self.core = Transformer(model)
         self.declared: dict[str, P] = self.core.declared
         self.trained: list[str] = trained_paths(self.declared, spec.freeze)

@@ -52,10 +52,15 @@ def check(plan: Any, device: str) -> list[Finding]:
     settings = Settings(device=device)
     apply(settings)
     out = []
-    for cls in parts.scan_local():
+    used = {k for i in plan.items for k in i.trial.data["parts"]}
+    for kind, name, _ in parts.local_files():
+        part = f"{kind}.{name}"
+        if part not in used:
+            out.append(Finding(part, False, "not used by this study, so not tested"))
+            continue
         out += [
-            Finding(f"{cls.kind}.{cls.__part__}", r.failed, f"{r.name}: {r.text}")
-            for r in contract.run(cls)
+            Finding(part, r.failed, f"{r.name}: {r.text}")
+            for r in contract.run(parts.get(kind, name))
         ]
     for finding in run(plan.graphs(), settings, Path(plan.store.home) / "cache"):
         out.append(finding)

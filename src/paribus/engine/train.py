@@ -487,6 +487,7 @@ class Trainer:
                 "peak_memory": peak,
                 "paired_init": isinstance(self.net, Net),
                 **describe(self.settings),
+                "kernel": self.net.kernel,
             },
         }
 

@@ -12,7 +12,8 @@ from typing import Any
 from paribus import spec as specs
 from paribus.engine.settings import Settings, apply, pick_device
 from paribus.engine.train import Hooks, Member, Phase, Trainer
-from paribus.errors import SpecError
+from paribus.errors import SpecError, nearest
+from paribus.parts import dump, same
 from paribus.text.data import Data
 
 
@@ -20,14 +21,25 @@ def foreground(trial: Any, options: Namespace, home: Path) -> int:
     """Train a trial with patches and print its loss; nothing is recorded."""
     settings = Settings(device=options.device or pick_device(), compile="off")
     apply(settings)
+    if options.steps is not None and options.steps < 1:
+        raise SpecError(f"--steps {options.steps}: give at least one")
+    changed = {p.name: p.spec for p in trial.variant.phases}
+    first = trial.variant.phases[0].spec
+    for text in options.patches:
+        place, equals, value = text.partition("=")
+        if not equals:
+            raise SpecError(f"--set {text!r}: write --set path=value")
+        phase, _, path = place.rpartition(":")
+        if phase and phase not in changed:
+            raise SpecError(f"--set {text!r}: no phase {phase!r}; {nearest(phase, changed)}")
+        before = specs.at(first, path)
+        for name, spec in changed.items():
+            # Without a phase: the first, and the later ones that have it from there.
+            if name == phase or (not phase and same(dump(specs.at(spec, path)), dump(before))):
+                changed[name] = specs.patch(spec, path, _value(value), f"--set {path}")
     phases = []
     for p in trial.variant.phases:
-        spec = p.spec
-        for text in options.patches:
-            path, equals, value = text.partition("=")
-            if not equals:
-                raise SpecError(f"--set {text!r}: write --set path=value")
-            spec = specs.patch(spec, path, _value(value), f"--set {path}")
+        spec = changed[p.name]
         if options.steps:
             spec = specs.patch(spec, "steps", options.steps)
         phases.append(Phase(p.name, specs.resolve(_unresolved(spec)), p.optim))

@@ -13,6 +13,7 @@ from paribus import parts
 from paribus import spec as specs
 from paribus.contracts import Probe, Task
 from paribus.errors import ParibusError, SpecError, nearest
+from paribus.nn.declare import declare
 from paribus.parts import dump
 from paribus.spec import CORE_REVISION, Spec, canonical, digest
 from paribus.study.factors import Factor
@@ -287,7 +288,24 @@ def _phases(study: Study, cell: Mapping[Factor, Any], *, final: bool) -> tuple[P
                 tags = ", ".join(f"{f.name}={lv.tag}" for f, lv in cell.items() if lv)
                 raise SpecError(f"{tags or study.name}: {error}") from None
         out.append(Phase(name, phase_spec, optim))
+    if final:
+        _same_weights(out)
     return tuple(out)
+
+
+def _same_weights(phases: list[Phase]) -> None:
+    """A later phase goes on with the weights of the one before: refuse what they do not fit."""
+    shapes = []
+    for p in phases:
+        if isinstance(p.spec.model, specs.Model):
+            shapes.append({k: d.shape for k, d in declare(p.spec.model).items()})
+    for p, before, after in zip(phases[1:], shapes, shapes[1:], strict=False):
+        if before != after:
+            moved = next(k for k in {**before, **after} if before.get(k) != after.get(k))
+            raise SpecError(
+                f"phase {p.name!r}: {moved} is {before.get(moved)} before and {after.get(moved)} "
+                "in it; a phase goes on with the same weights"
+            )
 
 
 def _budgeted(study: Study, spec: Spec) -> Spec:
@@ -383,7 +401,10 @@ def _name(template: str, tags: Mapping[str, str | None], spec: Spec) -> str:
     bad = re.search(r"[^\w./+=@,{}-]", out)
     if bad:
         raise SpecError(f"names: {out!r} holds {bad.group(0)!r}; use tag= for such levels")
-    return out or "base"
+    out = out or "base"
+    if len(out) > 200 or any(p in ("", ".", "..") or p[0] == "." for p in out.split("/")):
+        raise SpecError(f"names: {out[:60]!r} is no file name; use tag= for such levels")
+    return out
 
 
 def _trials(study: Study, variants: list[Variant]) -> list[Trial]:
@@ -402,12 +423,20 @@ def _trials(study: Study, variants: list[Variant]) -> list[Trial]:
                 )
             owner[name] = v
             out.append(Trial(name, v, seed, run))
+    for name in owner:
+        folder = next((n for n in owner if name.startswith(f"{n}/")), None)
+        if folder is not None:
+            raise SpecError(f"names: {folder!r} is a trial and the folder of {name!r}")
     return out
 
 
 def _tags(v: Variant) -> str:
     return ", ".join(f"{k}={t}" for k, t in v.tags.items() if t is not None)
 
+
+# What a condition may change of a trained model: nothing that decides the shapes of its weights,
+# and nothing that acts in training alone.
+EVALUATED = ("task", "model.position", "model.mask", "model.temperature", "model.logit_scale")
 
 # ── conditions ──────────────────────────────────────────────────────────────────────────────
 
@@ -417,10 +446,10 @@ def _conditions(evaluation: Eval) -> Iterator[Condition]:
         patch: dict[str, Any] = {}
         for f, level in zip(evaluation.over, levels, strict=True):
             for path, value in level.patch.items():
-                if path.partition(".")[0] not in ("task", "model"):
+                if not path.startswith(EVALUATED):
                     raise SpecError(
-                        f"factor {f.name!r}: an evaluation patches the task or the model, "
-                        f"not {path!r}"
+                        f"factor {f.name!r}: {path!r} is no condition of evaluation: trained "
+                        f"weights can be evaluated under {', '.join(EVALUATED)}"
                     )
                 patch[path] = value
         tags = {f.name: lv.tag for f, lv in zip(evaluation.over, levels, strict=True)}

@@ -82,6 +82,8 @@ class Factor:
         control: bool = False,
     ) -> None:
         self.name, self.path, self.when, self.tuned, self.control = name, path, when, tuned, control
+        if not isinstance(when, Arm | None):
+            raise SpecError(f"factor {name!r}: when={when!r} is no arm; write factor[level]")
         if not name.replace("_", "").isalnum() or name in RESERVED:
             raise SpecError(f"factor {name!r}: a name is letters, digits and _, and not reserved")
         tagged = isinstance(levels, Mapping)

@@ -273,6 +273,11 @@ def _check(node: Node, study: Node, evaluation: str | None) -> None:
     for arm in (node["arm"], node.get("than") or {}, node["where"]):
         _levels_exist(arm, study)
     _spend(node["on"], study)
+    if node["claim"] in ("increasing", "decreasing") and not _differs(node["on"]):
+        raise SpecError(
+            f"{node['claim']}: the measure is a level, not a change; take .slope(axis), "
+            ".gap(a, b) or a difference"
+        )
     given, units = node["within"] if "within" in node else node["by"], units_of(node["on"], study)
     if "within" in node and not isinstance(given, str) and any(units):
         raise SpecError(f"within={given!r}: a margin needs its unit, as in {examples(units)}")
@@ -282,6 +287,7 @@ def _check(node: Node, study: Node, evaluation: str | None) -> None:
     if ranks and len({known[m]["better"] for m in used}) > 1:
         raise SpecError("metrics of opposite directions; add .prefer('lower') or .prefer('higher')")
     baselines = {n for of in study.get("baselines", {}).values() for n in of}
+    baselines |= set(study.get("trivial", ()))
     for bound in (node.get("below"), node.get("above")):
         wanted = bound.get("baseline") if isinstance(bound, dict) else None
         if wanted and baselines and wanted not in baselines:
@@ -294,6 +300,15 @@ def _check(node: Node, study: Node, evaluation: str | None) -> None:
     for other in others:
         if other is not None:
             _alike({**node["arm"], **other}, mine, read(node, other, cells, study), study)
+
+
+def _differs(node: Any) -> bool:
+    """Whether a measure is a change: a slope, a gap, a difference."""
+    if not isinstance(node, dict):
+        return False
+    if node.get("op") in ("slope", "gap", "-", "span", "area"):
+        return True
+    return any(_differs(x) for x in (node.get("of"), *node.get("args", ())))
 
 
 def _levels_exist(arm: Node, study: Node) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 from paribus import spec as specs
 from paribus._version import __version__
-from paribus.errors import SpecError
+from paribus.errors import Refused, SpecError
 from paribus.parts import dump
 from paribus.spec import Model, digest
 from paribus.store import Store, TrialState
@@ -80,8 +80,10 @@ class Plan:
         if key not in self._specs:
             try:
                 self._specs[key] = specs.resolve(c.spec(trial)), None
-            except SpecError as error:
+            except Refused as error:  # an outcome, such as a length beyond a learned table
                 self._specs[key] = None, str(error)
+            except SpecError as error:
+                raise SpecError(f"evaluation {c.key!r}: {error}") from None
         return self._specs[key]
 
     # ── what cannot be run yet, said before anything runs ──
@@ -333,6 +335,7 @@ def study_record(plan: Plan) -> dict[str, Any]:
             for c in e.conditions
         ],
         "metrics": metrics,
+        "trivial": sorted({b for v in e.variants for b in v.spec.task.trivial}),
         "primary": s.primary or next(iter(baselines_of.metrics)),
         "baseline": s.baseline.data() if s.baseline else None,
         "columns": s.columns,

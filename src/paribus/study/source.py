@@ -102,9 +102,10 @@ def _execute(
     except ParibusError as error:
         text, line = str(error), _line(error, path)
         raise SpecError(f"{path}{line}: {text}" if line else text) from None
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         where = f"{path}{_line(error, path)}"
-        raise SpecError(f"{where}: {type(error).__name__}: {error}{_hint(error)}") from None
+        said = str(error).split("\n")[0]
+        raise SpecError(f"{where}: {type(error).__name__}: {said}{_hint(error)}") from None
     return made, scales
 
 

@@ -47,8 +47,10 @@ class Eval:
                 f"evaluation {self.name!r}: split {self.split!r}; "
                 f"{nearest(self.split, ('train', 'validation', 'test'))}"
             )
-        if self.every is not None and self.every < 1:
-            raise SpecError(f"evaluation {self.name!r}: every={self.every} must be at least 1")
+        for field_ in ("every", "examples"):
+            given = getattr(self, field_)
+            if given is not None and given < 1:
+                raise SpecError(f"evaluation {self.name!r}: {field_}={given} must be at least 1")
 
 
 @dataclass(frozen=True)
@@ -114,8 +116,9 @@ class Study:
     scale: str = "main"
 
     def __post_init__(self) -> None:
-        if not self.name or any(c not in NAME for c in self.name):
-            raise SpecError(f"study {self.name!r}: a name is letters, digits, '-', '_' and '.'")
+        named = self.name and not any(c not in NAME for c in self.name)
+        if not named or self.name[0] == "." or len(self.name) > 100:
+            raise SpecError(f"study {self.name[:60]!r}: a name is letters, digits, '-', '_', '.'")
         if any(c not in NAME for c in self.scale):
             raise SpecError(f"study {self.name!r}: scale {self.scale!r} is no name")
         if not isinstance(self.baseline, Arm | None):
@@ -142,6 +145,7 @@ class Study:
             raise SpecError(f"study {self.name!r}: seed {twice[0]} is repeated")
         if not 0 < self.alpha < 0.5:
             raise SpecError(f"study {self.name!r}: alpha={self.alpha!r} must lie in (0, 0.5)")
+        self._shapes()
         self._unique("factor", [f.name for f in self.all_factors()])
         self._unique("evaluation", [e.name for e in self.evaluate])
         kinds = {"hypotheses": Hypothesis, "criteria": Criterion, "checks": Criterion}
@@ -151,6 +155,19 @@ class Study:
                     what = f"{field_}[{name!r}] is a {type(claim).__name__}"
                     raise SpecError(f"study {self.name!r}: {what}, not a {kind.__name__.lower()}")
         self._unique("claim", [*self.hypotheses, *self.criteria, *self.checks])
+
+    def _shapes(self) -> None:
+        """Lists of the right things, before anything walks over them."""
+        for field_, kind in (("factors", Factor), ("evaluate", Eval)):
+            given = getattr(self, field_)
+            if isinstance(given, kind) or not all(isinstance(x, kind) for x in given):
+                raise SpecError(f"study {self.name!r}: {field_} is a list of {kind.__name__}(…)")
+        for field_ in ("hypotheses", "criteria", "checks", "accept", "references"):
+            if not isinstance(getattr(self, field_), Mapping):
+                raise SpecError(f"study {self.name!r}: {field_} is a dict of name -> claim")
+        for rule in self.skip:
+            if not (isinstance(rule, tuple) and len(rule) == 2 and callable(rule[1])):
+                raise SpecError(f"study {self.name!r}: skip is a list of (reason, predicate)")
 
     def _unique(self, what: str, names: Iterable[str]) -> None:
         names = list(names)

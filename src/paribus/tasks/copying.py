@@ -35,6 +35,7 @@ class Copying(Task, frozen=True, kw_only=True):
     data_seed: int = 0
 
     causal: ClassVar[bool] = True
+    trivial: ClassVar[tuple[str, ...]] = ("chance",)
     metrics: ClassVar[dict[str, Metric]] = {
         "loss": Metric("nats/token"),
         "accuracy": Metric("", better="higher"),

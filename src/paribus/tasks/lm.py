@@ -42,6 +42,7 @@ class Lm(Task, frozen=True, kw_only=True):
     eval_tokens: Annotated[int, Meta(ge=1)] = 65_536
 
     causal: ClassVar[bool] = True
+    trivial: ClassVar[tuple[str, ...]] = ("unigram", "bigram")
     metrics: ClassVar[dict[str, Metric]] = {
         "loss": Metric("nats/token"),
         "bpb": Metric("bits/byte"),
