@@ -7,7 +7,6 @@ building parts loads no torch.
 
 from __future__ import annotations
 
-import contextvars
 import functools
 import hashlib
 import importlib
@@ -271,15 +270,17 @@ FOLDERS = {
 }
 ROOT = Path(__file__).parent
 _LOADED: dict[tuple[str, str | None], type[Part]] = {}
-_LOCAL: contextvars.ContextVar[Path | None] = contextvars.ContextVar("local_parts", default=None)
+# Plain globals, not context variables: libraries open corpora from threads of their own.
+_local: Path | None = None
 
 
-_BASE: contextvars.ContextVar[Path | None] = contextvars.ContextVar("study_folder", default=None)
+_base: Path | None = None
 
 
 def use_local(folder: Path | None) -> None:
     """Look for a user's own parts in ``folder/parts/<kind>/`` from now on."""
-    _BASE.set(folder)
+    global _base, _local
+    _base = folder
     if folder is not None and not (folder / "parts").is_dir():
         folder = None
     for found in sorted((folder / "parts").iterdir()) if folder else ():
@@ -289,17 +290,17 @@ def use_local(folder: Path | None) -> None:
         mine = _files(folder / "parts" / kind)  # type: ignore[operator]
         for name in mine.keys() & _files(_shipped(kind)).keys():
             raise SpecError(f"{mine[name]}: {kind}.{name} is shipped with paribus; rename the file")
-    _LOCAL.set(folder)
+    _local = folder
 
 
 def local_folder() -> Path | None:
     """The folder whose ``parts/`` is in use, if any."""
-    return _LOCAL.get()
+    return _local
 
 
 def local_folder_or_base() -> Path | None:
     """The study's own folder, whether or not it has parts of its own."""
-    return _BASE.get()
+    return _base
 
 
 def _shipped(kind: str) -> Path:
@@ -315,8 +316,8 @@ def _files(folder: Path) -> dict[str, Path]:
 def available(kind: str) -> dict[str, Path]:
     """Part name -> file, shipped ones first, then those beside the study."""
     out = _files(_shipped(kind))
-    if (local := _LOCAL.get()) is not None:
-        out.update(_files(local / "parts" / kind))
+    if _local is not None:
+        out.update(_files(_local / "parts" / kind))
     return out
 
 
@@ -386,7 +387,8 @@ def scan_all() -> list[type[Part]]:
 
 def local_files() -> list[tuple[str, str, Path]]:
     """(kind, name, file) of a user's own parts, those beside the study; loads none of them."""
-    if (folder := _LOCAL.get()) is None:
+    folder = _local
+    if folder is None:
         return []
     return [
         (kind, name, path)
