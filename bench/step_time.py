@@ -19,8 +19,9 @@ from pathlib import Path
 import torch
 
 from paribus import init, optim, positions, presets, schedules, tasks
+from paribus.engine.members import Member, Phase
 from paribus.engine.settings import Settings, apply, pick_device
-from paribus.engine.train import Member, Phase, Trainer
+from paribus.engine.train import Trainer
 from paribus.spec import Spec, resolve
 from paribus.text.data import Data
 

@@ -14,6 +14,7 @@ from paribus.store import Store
 from paribus.study import hypotheses, source
 from paribus.study.plan import Plan, study_record
 from paribus.study.study import Study
+from paribus.study.trunks import Forest
 from paribus.text import paths
 
 REPO = Path(__file__).resolve().parents[1]
@@ -41,6 +42,7 @@ class Planned:
 
     def __init__(self, study: Study) -> None:
         self.study, self.expansion, self.items = study, study.expand(), []
+        self.forest = Forest([], {}, 0)
 
 
 def executed(page: str, first: int | None = None) -> dict[str, Any]:

@@ -36,9 +36,21 @@ MAY_IMPORT = {
     "engine": {"study", "store"} | BELOW_ENGINE,
     "launch": {"study", "store", "engine"} | BELOW_ENGINE,
     "analysis": {"study", "store"} | BELOW_ENGINE,  # reads records alone: never engine or launch
+    "doctor": {"store", "launch", "cli"},
     "studies": {"facade", "study"} | BELOW_ENGINE,  # written as a user would write them
 }
-ANYTHING = {"cli", "verbs", "running", "api", "facade", "__main__"}
+ANYTHING = {
+    "cli",
+    "verbs",
+    "running",
+    "asked",
+    "looking",
+    "standing",
+    "upkeep",
+    "api",
+    "facade",
+    "__main__",
+}
 # The signatures of contracts name what text opens into; only a type checker follows that.
 FOR_TYPES_ALONE = {("paribus.contracts", "text")}
 
@@ -240,7 +252,7 @@ def test_scanning_parts_loads_no_torch():
     assert "torch" not in loaded_by("from paribus import parts; assert parts.scan_all()")
 
 
-@pytest.mark.parametrize("package", ["study", "analysis", "store", "launch", "cli"])
+@pytest.mark.parametrize("package", ["study", "analysis", "store", "launch", "doctor", "cli"])
 def test_controller_loads_no_torch(package):
     """plan, status, results, report and verdicts run where torch is missing or slow to load."""
     modules = sorted(

@@ -7,10 +7,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from paribus.analysis import records
-from paribus.spec import digest
+from paribus.analysis import kept, listing, records
 from paribus.store import Store, find_home
-from paribus.study.plan import Plan, study_record
+from paribus.store.scan import Look
+from paribus.study.plan import Plan
+
+REPORT = "report/report.html"
 
 
 def load(study: str, *, scale: str | None = None, home: str | Path | None = None) -> Loaded:
@@ -35,8 +37,11 @@ def load(study: str, *, scale: str | None = None, home: str | Path | None = None
 class Loaded:
     """A study and its records."""
 
-    def __init__(self, store: Store, study: dict[str, Any]) -> None:
+    def __init__(
+        self, store: Store, study: dict[str, Any], looks: dict[str, Look] | None = None
+    ) -> None:
         self.store, self.study = store, study
+        self.looks = records.looks(store, study) if looks is None else looks
 
     def provenance(self) -> dict[str, Any]:
         """What the report says of where the results come from."""
@@ -63,7 +68,7 @@ class Loaded:
 
     @classmethod
     def of(cls, plan: Plan) -> Loaded:
-        record = study_record(plan)
+        record = dict(plan.record)
         stored = plan.store.read_study(plan.study.instance) or {}
         for key in ("amendments", "registered"):
             record[key] = stored.get(key)
@@ -80,21 +85,25 @@ class Loaded:
             record["registration"], record["amendments"] = first, amendments
         record["baselines"] = {
             cid: found["baselines"]
-            for t in record["trials"]
-            for cid, found in plan.store.evaluations(t["id"]).items()
+            for i in plan.items
+            for cid, found in i.look.records.items()
             if found.get("baselines")
         }
-        return cls(plan.store, record)
+        return cls(plan.store, record, {i.trial.id: i.look for i in plan.items})
 
     @cached_property
     def _rows(self) -> list[dict[str, Any]]:
-        return records.rows(self.store, self.study)
+        return records.rows(self.store, self.study, self.looks)
 
     def results(self) -> list[dict[str, Any]]:
         """Tidy rows, as pandas and polars take them."""
         return records.typed(self._rows, self.study)
 
     def verdicts(self) -> list[Any]:
+        return list(self._verdicts)
+
+    @cached_property
+    def _verdicts(self) -> list[Any]:
         from paribus.analysis import verdicts
 
         return verdicts.verdicts(self.study, self._rows)
@@ -121,32 +130,63 @@ class Loaded:
 
         return tables.to_json(self.results())
 
+    @cached_property
+    def _mark(self) -> str:
+        return kept.mark(self.study, self.looks)
+
+    @cached_property
+    def _kept(self) -> dict[str, Any]:
+        return kept.load(self.store, self.study["instance"], self._mark)
+
+    def text(self) -> str:
+        """Table and verdicts, as `paribus run` prints them."""
+        return self._text
+
+    @cached_property
+    def _text(self) -> str:
+        return self._kept.get("text") or f"{self.table()}\n\n{self.verdict_text()}"
+
     def write_report(
         self, path: str | Path | None = None, *, lang: str = "en", always: bool = False
     ) -> Path:
-        """Write results.csv and the self-contained report; nothing where nothing has changed."""
-        folder = self.store.study_dir(self.study["instance"])
-        place = Path(path) if path else folder / "report" / "report.html"
-        checks = records.checks(self.store, self.study)
-        mark = digest([self.study, [_stable(r) for r in self._rows], checks, lang])
-        if not always and place.is_file() and mark in place.read_text(encoding="utf-8")[:2000]:
+        """Write the self-contained report where something has changed, and results.csv,
+        completed.txt and errors.txt where they differ."""
+        instance = self.study["instance"]
+        folder = self.store.study_dir(instance)
+        place = Path(path) if path else folder / REPORT
+        as_before = self._kept.get("lang") == lang and kept.untouched(self._kept, folder)
+        if as_before and path is None and not always:
             return place
+        files = {
+            "results.csv": self.csv().encode(),
+            "completed.txt": listing.completed(self.study, self.looks).encode(),
+            "errors.txt": listing.errors(self.study, self.looks).encode(),
+        }
+        for name, content in files.items():
+            self.store.write_derived(folder / name, content)
+        head = f'<head>\n<meta name="records" content="{self._mark} {lang}">'
+        html = b"" if always else _content(place)
+        if head.encode() not in html[:2000]:
+            html = self._html(lang).replace("<head>", head, 1).encode()
+            self.store.write_derived(place, html)
+        if path is None:
+            text, files[REPORT] = self.text(), html
+            kept.save(self.store, instance, self._mark, text, lang, files)
+        return place
+
+    def _html(self, lang: str) -> str:
         from paribus.analysis import report
 
-        html = report.render(
+        return report.render(
             self.study,
             self._rows,
             self.verdicts(),
             curves=records.curves(self.store, self.study),
-            checks=checks,
+            checks=records.checks(self.study, self.looks),
             provenance=self.provenance(),
             lang=lang,
         )
-        html = html.replace("<head>", f'<head>\n<meta name="records" content="{mark}">', 1)
-        self.store.write_derived(place, html.encode())
-        self.store.write_derived(folder / "results.csv", self.csv().encode())
-        return place
 
 
-def _stable(row: dict[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in row.items() if k != "reason" or row["status"] != "running"}
+def _content(place: Path) -> bytes:
+    return place.read_bytes() if place.is_file() else b""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -11,6 +12,14 @@ from typing import Any
 from paribus._version import __version__
 
 OK, FAILED, WRONG, INTERRUPTED, STOPPED = 0, 1, 2, 130, 75
+WHERE = {
+    "status": "looking",
+    "show": "looking",
+    "stop": "upkeep",
+    "gc": "upkeep",
+    "doctor": "doctor",
+}
+"""The modules of the verbs that are not in `verbs`."""
 
 
 def _study(p: argparse.ArgumentParser) -> None:
@@ -24,8 +33,50 @@ def _json(p: argparse.ArgumentParser) -> None:
     p.add_argument("--json", action="store_true", help="plain data")
 
 
-def _device(p: argparse.ArgumentParser) -> None:
+def _device(p: argparse._ActionsContainer) -> None:
     p.add_argument("--device", help="cpu, cuda:0 … or mps (default: what this machine has)")
+
+
+def _run(p: argparse.ArgumentParser) -> None:
+    which = p.add_argument_group("which cells")
+    which.add_argument("--only", action="append", default=[], metavar="FACTOR=LEVEL,…")
+    which.add_argument("--limit", type=int, metavar="N", help="at most N unfinished trials")
+    which.add_argument("--retry", nargs="?", const="all", metavar="STATE,…",
+                       help="again what is failed, oom, lost, refused (default: all)")  # fmt: skip
+    which.add_argument("--force", action="store_true", help="the chosen cells anew")
+    which.add_argument("--yes", action="store_true", help="do not ask before --force")
+    which.add_argument("--dry-run", action="store_true", help="plan")
+
+    where = p.add_argument_group("where")
+    _device(where)
+    where.add_argument("--workers", type=int, help="processes (default: cores, or one a GPU)")
+    where.add_argument("--threads", type=int, default=1, help="CPU threads a worker (default 1)")
+    where.add_argument("--gpus", help="numbers, such as 0,1; auto:2 takes two that are free")
+    where.add_argument("--per-gpu", type=int, default=1, metavar="N", help="workers a GPU")
+    where.add_argument("--gpu-memory", metavar="40%", help="at most this share of each GPU")
+    where.add_argument("--share-gpus", action="store_true",
+                       help="start although another process uses the GPU")  # fmt: skip
+    where.add_argument("--stack", type=int, help="trials of one shape trained together")
+    where.add_argument("--no-trunks", action="store_true", help="train shared beginnings apart")
+
+    when = p.add_argument_group("when to stop")
+    when.add_argument("--until", metavar="3h50m|14:30", help="stop cleanly after, or at; exit 75")
+    when.add_argument("--stop-after", metavar="9m", help="stop cleanly after; exit 75")
+    when.add_argument("--fail-fast", action="store_true",
+                      help="stop when the same error came in two trials")  # fmt: skip
+    when.add_argument("--timeout", metavar="30m", help="a trial without a step for so long fails")
+    when.add_argument("--detach", action="store_true", help="go on without this terminal")
+    when.add_argument("--on-event", metavar="CMD",
+                      help="run CMD with $PARIBUS_EVENT done, failed or stuck")  # fmt: skip
+
+    how = p.add_argument_group("how")
+    how.add_argument("--deterministic", action="store_true", help="bit-equal resume on a GPU too")
+    how.add_argument("--compile", choices=("auto", "on", "off"), default="auto")
+    how.add_argument("--checkpoint-every", type=float, default=30.0, metavar="SECONDS")
+    how.add_argument("--checkpoint-steps", type=int, help=argparse.SUPPRESS)
+    how.add_argument("--no-check", action="store_true", help="skip the preflight")
+    how.add_argument("--lang", choices=("en", "zh"), default="en",
+                     help="what the report shows first")  # fmt: skip
 
 
 def parser() -> argparse.ArgumentParser:
@@ -60,22 +111,16 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--steps", type=int, help="fewer steps")
     p.add_argument("--pdb", action="store_true", help="a debugger where it breaks")
 
-    p = verb("run", "train and evaluate what is missing, then report", _study, _device)
-    p.add_argument("--workers", type=int, help="processes (default: cores, or one a GPU)")
-    p.add_argument("--gpus", help="device numbers, such as 0,1")
-    p.add_argument("--stack", type=int, help="trials of one shape trained together")
-    p.add_argument("--only", action="append", default=[], metavar="FACTOR=LEVEL,…")
-    p.add_argument("--retry", action="store_true", help="again what failed or ran out of memory")
-    p.add_argument("--deterministic", action="store_true", help="bit-equal resume on a GPU too")
-    p.add_argument("--compile", choices=("auto", "on", "off"), default="auto")
-    p.add_argument("--checkpoint-every", type=float, default=30.0, metavar="SECONDS")
-    p.add_argument("--checkpoint-steps", type=int, help=argparse.SUPPRESS)
-    p.add_argument("--no-check", action="store_true", help="skip the preflight")
-    p.add_argument("--lang", choices=("en", "zh"), default="en", help="what the report shows first")
+    p = verb("run", "train and evaluate what is missing, then report", _study)
+    _run(p)
+    p = verb("stop", "end the runs of a study cleanly, wherever they are", _study)
+    p.add_argument("--now", action="store_true", help="do not wait for checkpoints")
 
-    verb("status", "the grid: what is done, what runs, what failed", _study, _json)
+    p = verb("status", "the grid: what is done, what runs, what failed", _study, _json)
+    p.add_argument("--watch", action="store_true", help="live, until Ctrl-C")
     p = verb("show", "attempts, log and spec of one trial", _study, _json)
     p.add_argument("name", help="a trial's name or id")
+    p.add_argument("-f", "--follow", action="store_true", help="follow its log")
     p = verb("results", "records as a table", _study)
     p.add_argument("--format", choices=("text", "csv", "json"), help="default: by the file's name")
     p.add_argument("-o", "--output", help="a file; an existing one is replaced")
@@ -84,6 +129,12 @@ def parser() -> argparse.ArgumentParser:
     p = verb("report", "write the report", _study)
     p.add_argument("-o", "--output", help="a file (default: the study's folder)")
     p.add_argument("--lang", choices=("en", "zh"), default="en")
+    p = verb("gc", "free space: checkpoints that nothing needs any more", _json)
+    p.add_argument("--home", help="where results live (default: $PARIBUS_HOME, else runs/)")
+    p.add_argument("--dry-run", action="store_true", help="only say what would go")
+    p.add_argument("--yes", action="store_true", help="do not ask")
+    p = verb("doctor", "what is wrong with this machine or home", _json)
+    p.add_argument("--home", help="where results live (default: $PARIBUS_HOME, else runs/)")
     p = verb("list", "shipped studies and parts", _json)
     p.add_argument("part", nargs="?", help="one part, such as tasks.lm: its fields and metrics")
     return top
@@ -91,12 +142,14 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a verb; a user's mistake is one line on standard error and exit code 2."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
     options = parser().parse_args(arguments)
-    from paribus import verbs
+    options.arguments = arguments  # for provenance, and for the same command without a terminal
     from paribus.errors import ParibusError, SpecError
 
     try:
-        return int(getattr(verbs, f"do_{options.verb}")(options))
+        module = importlib.import_module(f"paribus.{WHERE.get(options.verb, 'verbs')}")
+        return int(getattr(module, f"do_{options.verb}")(options))
     except SpecError as error:
         print(f"paribus: {error}", file=sys.stderr)
         return WRONG

@@ -25,10 +25,12 @@ class _Lazy:
 
 
 if TYPE_CHECKING:
+    import numpy as numpy
     import torch as torch
     from torch.nn import functional as F
 
-    __all__ = ["F", "torch"]
+    __all__ = ["F", "numpy", "torch"]
 else:
+    numpy = _Lazy("numpy")
     torch = _Lazy("torch")
     F = _Lazy("torch.nn.functional")

@@ -7,6 +7,7 @@ building parts loads no torch.
 
 from __future__ import annotations
 
+import copy
 import functools
 import hashlib
 import importlib
@@ -181,16 +182,27 @@ def construct(cls: type, fields: Mapping[str, Any], where: str | None = None) ->
 
 
 def replace(value: Any, field: str, new: Any, where: str) -> Any:
-    """A copy of a strict struct with one field changed, every check made again."""
+    """A copy of a strict struct with one field changed."""
     known = hints(type(value))
     if field not in known:
         raise SpecError(f"{where}: {describe(value)} has no {field!r}; {nearest(field, known)}")
-    fields = raw(value)
-    fields[field] = check(new, known[field], where)
+    fields = {field: check(new, known[field], where)}
     try:
-        return type(value)(**fields)
+        return changed(value, fields)
     except SpecError as error:
         raise SpecError(f"{where}: {error}") from None
+
+
+def changed(value: Any, fields: Mapping[str, Any]) -> Any:
+    """A copy of a strict struct with some fields changed.  Those, and what `validate` looks at
+    across fields, are checked; the others have been, and are frozen."""
+    out = copy.copy(value)
+    known = hints(type(value))
+    for name, new in fields.items():
+        new = check(new, known[name], f"{label(type(value))}.{name}")
+        msgspec.structs.force_setattr(out, name, new)
+    out.validate()
+    return out
 
 
 # ── dump ────────────────────────────────────────────────────────────────────────────────────

@@ -13,12 +13,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
+from paribus.lazy import numpy as np
 
-Words = NDArray[np.uint64]
-Floats = NDArray[np.float64]
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Words = NDArray[np.uint64]
+    Floats = NDArray[np.float64]
 
 
 def key(*parts: str | int) -> int:

@@ -1,79 +1,126 @@
-"""One run: which trials, on which devices, until nothing is left.  Torch-free."""
+"""One run: which cells, on which devices, until nothing is left.  Torch-free."""
 
 from __future__ import annotations
 
-import json
 import os
-import platform
-import re
+import subprocess
 import sys
+import time
 from argparse import Namespace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from paribus import parts
+from paribus.asked import Chosen, device_of, retried, seconds
 from paribus.cli import FAILED, INTERRUPTED, OK, STOPPED
-from paribus.errors import SpecError, nearest
-from paribus.launch import local
-from paribus.store import init_home
+from paribus.errors import SpecError
+from paribus.launch import gpus, local
+from paribus.launch.progress import Progress
+from paribus.store import init_home, provenance
 from paribus.study import source
-from paribus.study.plan import Item, Plan, study_record, work
+from paribus.study.plan import Item, Plan, work
+
+# ── which cells ─────────────────────────────────────────────────────────────────────────────
 
 
-def unfinished(plan: Plan, item: Item, retry: bool) -> bool:
+@dataclass
+class Todo:
+    """What a run is to do.
+
+    Attributes:
+        items: trials to train or evaluate, in order of declaration.
+        anew: trials to retire first, because they are to be trained again, with the reason.
+        above: (trial id, condition id) -> number of the record that is to be superseded.
+        retry: ids of trials whose failure is to be attempted again.
+    """
+
+    items: list[Item] = field(default_factory=list)
+    anew: dict[str, str] = field(default_factory=dict)
+    above: dict[tuple[str, str], int] = field(default_factory=dict)
+    retry: set[str] = field(default_factory=set)
+
+
+def todo_of(plan: Plan, chosen: Chosen, o: Namespace) -> Todo:
+    """The chosen cells that plain `run`, ``--retry`` or ``--force`` attend to."""
+    again = retried(o.retry)
+    out = Todo()
+    for item in chosen.items:
+        if o.force:
+            _force(plan, chosen, item, out)
+        elif _unfinished(plan, chosen, item, again, out):
+            out.items.append(item)
+    if o.limit is not None:
+        if o.limit < 1:
+            raise SpecError(f"--limit {o.limit}: give at least one")
+        out.items = out.items[: o.limit]
+        kept = {i.trial.id for i in out.items}
+        out.anew = {k: v for k, v in out.anew.items() if k in kept}
+        out.above = {k: v for k, v in out.above.items() if k[0] in kept}
+    return out
+
+
+def _force(plan: Plan, chosen: Chosen, item: Item, out: Todo) -> None:
+    trial = item.trial.id
+    out.items.append(item)
+    if chosen.keys is None:
+        if item.state.state in ("running", "blocked"):
+            raise SpecError(
+                f"--force: {item.trial.name} is running ({item.state.reason}); stop it first, "
+                "or leave it out with --only"
+            )
+        if item.state.end is not None and not item.state.retired:
+            out.anew[trial] = "asked to train it again (--force)"
+        out.retry.add(trial)
+        return
+    numbers = plan.store.record_numbers(trial)
+    for c in chosen.cells(item):
+        out.above[trial, c.id] = numbers.get(c.id, (0, 0))[0]
+
+
+def _unfinished(plan: Plan, chosen: Chosen, item: Item, again: frozenset[str], out: Todo) -> bool:
+    trial, state = item.trial.id, item.state.state
     if item.lost:
-        if retry:
-            plan.store.retire(item.trial.id, item.lost)
-        return retry
+        if "lost" in again:
+            out.anew[trial] = item.lost
+        return "lost" in again
     if item.done:
-        return not all(c.done for c in item.cells)
-    if item.state.state in ("failed", "out of memory", "diverged", "refused"):
-        if retry and item.state.state == "diverged":
-            print(f"{item.trial.name} diverged, which is its result", file=sys.stderr)
-        elif retry:
-            if item.state.state == "refused":
-                plan.store.retire(item.trial.id, "asked to try again")
-            return True
-        return False
-    return True
+        missing = [c for c in chosen.cells(item) if not c.done]
+        if missing and "failed" not in again:
+            numbers = plan.store.record_numbers(trial)
+            missing = [c for c in missing if not numbers.get(c.id, (0, 0))[1]]
+        return bool(missing)
+    if state in ("failed", "out of memory", "refused"):
+        if state not in again:
+            return False
+        if state == "refused":
+            out.anew[trial] = "asked to try again (--retry)"
+        out.retry.add(trial)
+        return True
+    return state != "diverged"
 
 
-def chosen(plan: Plan, only: list[str]) -> list[Item]:
-    """``--only position=rope,seed=1``: the cells that agree with every given level."""
-    items = plan.items
-    for text in ",".join(only).split(",") if only else []:
-        name, _, level = text.partition("=")
-        factors = {f.name: f for f in plan.study.factors}
-        if name == "seed":
-            kept = [i for i in items if str(i.trial.seed) == level]
-        elif name == "variant":
-            kept = [i for i in items if i.trial.variant.name == level]
-        elif name in factors:
-            tag = factors[name].level(level).tag if level in [
-                lv.tag for lv in factors[name].levels
-            ] else factors[name].level(_value(level)).tag  # fmt: skip
-            kept = [i for i in items if i.trial.variant.tags[name] == tag]
-        else:
-            known = ["seed", "variant", *factors]
-            raise SpecError(f"--only {text!r}: no factor {name!r}; {nearest(name, known)}")
-        items = kept
-    if not items:
-        raise SpecError(f"--only {','.join(only)}: chooses no trial")
-    return items
-
-
-def _value(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        return text
+def confirm(o: Namespace, todo: Todo) -> bool:
+    """Whether ``--force`` is meant: told with --yes, or asked at a terminal."""
+    if not o.force or o.yes:
+        return True
+    names = [i.trial.name for i in todo.items]
+    what = f"{len(names)} trials" if len(names) > 1 else names[0]
+    if todo.above:
+        what = f"{len(todo.above)} evaluations of {what}"
+    if not sys.stdin.isatty():
+        raise SpecError(f"--force: {what} would be done again; confirm with --yes")
+    print(", ".join(names[:8]) + (" …" if len(names) > 8 else ""))
+    print("Present results stay until the new ones are there, and are kept.")
+    return input(f"Do {what} again? [y/N] ").strip().lower() in ("y", "yes")
 
 
 def register(found: source.Source, plan: Plan) -> None:
     """Write what is asked: the study, its trials, their names, the sources of local parts."""
     store, instance = plan.store, plan.study.instance
-    record = study_record(plan)
+    record = dict(plan.record)
     old = store.read_study(instance) or {}
     theirs = Path(old.get("file") or found.path)
     if theirs != found.path and theirs.is_file():
@@ -94,72 +141,241 @@ def register(found: source.Source, plan: Plan) -> None:
     for kind, _, path in parts.local_files():
         sources[f"parts/{kind}/{path.name}"] = path.read_bytes()
     store.keep_sources(instance, sources)
-    store.write_study(instance, record, plan.data())
+    picture = {k: v for k, v in plan.data().items() if k != "disk_free_bytes"}  # of this moment
+    store.write_study(instance, record, picture)
+    for trunk in plan.forest.trunks:
+        store.declare(trunk.id, trunk.data)
+
+
+# ── on which devices ────────────────────────────────────────────────────────────────────────
+
+
+def slots_of(plan: Plan, items: list[Item], o: Namespace) -> tuple[list[local.Slot], int]:
+    """Slots, one a worker, and trials a stack."""
+    for name in ("workers", "stack", "per_gpu", "threads"):
+        if getattr(o, name) is not None and getattr(o, name) < 1:
+            option = name.replace("_", "-")
+            raise SpecError(f"--{option} {getattr(o, name)}: give at least one")
+    if o.device and o.gpus:
+        raise SpecError("--device and --gpus: give one of the two")
+    device = "cuda:0" if o.gpus else device_of(o)
+    if device.startswith("cuda"):
+        return _gpu_slots(plan, device, o)
+    if o.gpu_memory or o.share_gpus or o.per_gpu > 1:
+        raise SpecError(f"--gpu-memory, --share-gpus and --per-gpu are for GPUs; this is {device}")
+    # On the CPU a stack gains little; small ones level the workers.
+    stack = o.stack or 1
+    packs = len(plan.packs(stack, items))
+    wanted = o.workers or (max(1, cores() // o.threads) if device == "cpu" else 1)
+    n = max(1, min(wanted, packs))
+    return [local.Slot(i + 1, device) for i in range(n)], stack
+
+
+def _gpu_slots(plan: Plan, device: str, o: Namespace) -> tuple[list[local.Slot], int]:
+    found = gpus.gpus()
+    asked = o.gpus or (device.partition(":")[2] if o.device or not found else "auto:1")
+    numbers = gpus.choose(asked, found) if found else _numbers(asked)
+    each = max(o.per_gpu, -(-(o.workers or 0) // len(numbers)))
+    slots: list[local.Slot] = []
+    for k in range(each):
+        for n in numbers:
+            slot = local.Slot(len(slots) + 1, f"cuda:{n}")
+            if found and not o.share_gpus:
+                slot.busy = _busy(slots, slot, n)
+            slots.append(slot)
+        del k
+    share = (gpus.share(o.gpu_memory) or 1.0) / each
+    return slots, o.stack or _stack(plan, found, numbers, share)
+
+
+def _numbers(text: str) -> list[int]:
+    if not all(g.strip().isdigit() for g in text.split(",")):
+        raise SpecError(f"--gpus {text!r}: nvidia-smi is not here, so give numbers, such as 0,1")
+    return [int(g) for g in text.split(",")]
+
+
+def _busy(slots: list[local.Slot], slot: local.Slot, number: int) -> Callable[[], str]:
+    """Why a GPU cannot be used now.  While a worker of ours is on it, what it uses is ours."""
+
+    def look() -> str:
+        if any(s.process is not None for s in slots if s.device == slot.device and s is not slot):
+            return ""
+        here = [g for g in gpus.gpus() if g.index == number]
+        return gpus.busy(here[0]) if here else ""
+
+    return look
+
+
+def _stack(plan: Plan, found: list[gpus.Gpu], numbers: list[int], share: float) -> int:
+    """At most 16 trials, and as many as the memory formula allows."""
+    need = plan.memory()
+    totals = [g.total for g in found if g.index in numbers and g.total]
+    if not need or not totals:
+        return 16
+    return max(1, min(16, int(0.8 * share * min(totals) / need)))
+
+
+def cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+# ── the run ─────────────────────────────────────────────────────────────────────────────────
 
 
 def work_through(
-    found: source.Source, plan: Plan, todo: list[Item], o: Namespace
+    found: source.Source, plan: Plan, chosen: Chosen, todo: Todo, o: Namespace
 ) -> tuple[int, bool]:
     """(exit code, whether that is the end): preflight, then workers until nothing is left."""
-    devices, stack = _slots(plan, todo, o)
-    sources = plan.store.study_dir(plan.study.instance) / "source"
-    told = work(plan, todo, stack, local=sources, base=found.folder)
-    for item in todo:
-        told["trials"][item.trial.id]["retry"] = o.retry
-    settings = {
-        "threads": 1,
+    store, instance = plan.store, plan.study.instance
+    began = time.monotonic()
+    limits = local.Limits(_deadline(o, began), o.timeout and seconds(o.timeout, "--timeout"),
+                          o.fail_fast)  # fmt: skip
+    slots, stack = slots_of(plan, todo.items, o)
+    told = told_of(found, plan, chosen, todo, stack, o)
+    settings = settings_of(o, slots)
+    steps = {
+        i.trial.id: sum(p.spec.steps or 0 for p in i.trial.variant.phases)
+        for i in todo.items
+        if not i.done or i.trial.id in todo.anew
+    }
+    log = store.study_dir(instance) / "run.log"
+    progress = Progress(steps, log)
+    command = f"paribus {' '.join(o.arguments)}"
+    progress.note(f"{command}: {len(told['packs'])} packs, {len(slots)} workers")
+    run = store.begin_run(instance, {"command": command, "devices": [s.device for s in slots]})
+    try:
+        with local.Crew(store, instance, progress, limits, _events(o, instance, log)) as crew:
+            marks = store.home / "cache" / "preflight"  # graphs that have passed once
+            graphs = [g for g in plan.graphs(todo.items) if not (marks / g["id"]).exists()]
+            if graphs and not o.no_check:
+                about = {**told, "graphs": graphs, "marks": str(marks)}
+                code = crew.preflight(
+                    slots[0], {"work": about, "settings": {**settings, "device": slots[0].device}}
+                )
+                if code and not crew.why:
+                    return code, True
+            for trial, why in todo.anew.items():
+                store.retire(trial, why)
+            if not crew.why:
+                crew.work(told, settings, slots)
+    finally:
+        progress.close()
+        store.end_run(instance, run)
+    for line in crew.errors:
+        print(line, file=sys.stderr)
+    if crew.why:
+        progress.note(f"stopped: {crew.why}")
+        print(f"stopped ({crew.why}); the same command goes on", file=sys.stderr)
+        return (INTERRUPTED if crew.interrupted else FAILED if crew.failed_fast else STOPPED), True
+    return FAILED if crew.errors else OK, False
+
+
+def told_of(
+    found: source.Source, plan: Plan, chosen: Chosen, todo: Todo, stack: int, o: Namespace
+) -> dict[str, Any]:
+    """What workers are told: packs, units, conditions; what is to be done again."""
+    again = retried(o.retry)
+    told = work(
+        plan,
+        todo.items,
+        stack,
+        trunks=not o.no_trunks,
+        retry=bool(again & {"failed", "out of memory"}),
+        local=plan.store.study_dir(plan.study.instance) / "source",
+        base=found.folder,
+    )
+    told["provenance"] = provenance.collect(found.path, ["paribus", *o.arguments])
+    for item in todo.items:
+        trial = item.trial.id
+        unit = told["trials"][trial]
+        unit["retry"] = trial in todo.retry
+        numbers = plan.store.record_numbers(trial) if item.done else {}
+        wanted = {c.id for c in chosen.cells(item)}
+        for c in unit["conditions"]:
+            c["retry"] = "failed" in again or o.force
+            c["failures"] = numbers.get(c["id"], (0, 0))[1]
+            c["above"] = todo.above.get((trial, c["id"]), 0)
+            c["chosen"] = c["id"] in wanted
+    return told
+
+
+def settings_of(o: Namespace, slots: list[local.Slot]) -> dict[str, Any]:
+    """Engine settings of every worker but for its device."""
+    each = max(sum(t.device == s.device for t in slots) for s in slots)
+    share = gpus.share(o.gpu_memory)
+    return {
+        "threads": o.threads,
         "deterministic": True if o.deterministic else None,
         "compile": o.compile,
+        "memory": share / each if share else None,
+        "alone": each == 1 and not o.share_gpus,
         "checkpoint_every": o.checkpoint_every,
         "checkpoint_steps": o.checkpoint_steps,
     }
-    marks = plan.store.home / "cache" / "preflight"  # graphs that have passed are not tried again
-    graphs = [g for g in plan.graphs(todo) if not (marks / g["id"]).exists()]
-    if graphs and not o.no_check:
-        about = {**told, "graphs": graphs, "marks": str(marks)}
-        if code := local.preflight(about, {**settings, "device": devices[0]}):
-            return code, True
-    steps = {
-        i.trial.id: sum(p.spec.steps or 0 for p in i.trial.variant.phases)
-        for i in todo
-        if not i.done
-    }
-    progress = local.Progress(steps)
-    outcome = local.run(told, settings, devices, progress.event, progress.draw)
-    progress.close()
-    for line in outcome.errors:
-        print(line, file=sys.stderr)
-    if outcome.stopped or STOPPED in outcome.codes:
-        print("stopped; the same command goes on", file=sys.stderr)
-        return INTERRUPTED if outcome.stopped else STOPPED, True
-    return FAILED if outcome.errors else OK, False
 
 
-def _slots(plan: Plan, todo: list[Item], o: Namespace) -> tuple[list[str], int]:
-    """Devices, one a worker, and trials a stack."""
-    for name in ("workers", "stack"):
-        if getattr(o, name) is not None and getattr(o, name) < 1:
-            raise SpecError(f"--{name} {getattr(o, name)}: give at least one")
-    if o.gpus and not all(g.strip().isdigit() for g in o.gpus.split(",")):
-        raise SpecError(f"--gpus {o.gpus!r}: give device numbers, such as 0,1")
-    device = f"cuda:{o.gpus.split(',')[0]}" if o.gpus and not o.device else device_of(o)
-    if device.startswith("cuda"):
-        devices = [f"cuda:{g}" for g in o.gpus.split(",")] if o.gpus else [device]
-        return devices * max(1, (o.workers or len(devices)) // len(devices)), o.stack or 16
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    # On the CPU a stack gains little; small ones level the workers.
-    stack = o.stack or 1
-    packs = len(plan.packs(todo, stack))
-    wanted = o.workers or (cores or 1 if device == "cpu" else 1)
-    return [device] * max(1, min(wanted, packs)), stack
+def _deadline(o: Namespace, began: float) -> float | None:
+    ends = []
+    if o.until:
+        ends.append(began + seconds(o.until, "--until", clock=True))
+    if o.stop_after:
+        ends.append(began + seconds(o.stop_after, "--stop-after"))
+    return min(ends, default=None)
 
 
-def device_of(o: Namespace) -> str:
-    """The device asked for, else what workers will find, guessed without torch."""
-    if o.device:
-        if not re.fullmatch(r"cpu|mps|cuda(:[0-9]+)?", o.device):
-            raise SpecError(f"--device {o.device!r}: valid: cpu, mps, cuda, cuda:0, cuda:1 …")
-        return "cuda:0" if o.device == "cuda" else str(o.device)
-    if os.path.exists("/dev/nvidia0") or os.path.exists("/dev/nvidiactl"):
-        return "cuda:0"
-    return "mps" if (platform.system(), platform.machine()) == ("Darwin", "arm64") else "cpu"
+def _events(o: Namespace, instance: str, log: Path) -> Callable[[str, Mapping[str, Any]], None]:
+    """``--on-event``: a command of the user's, told by its environment what happened."""
+
+    def call(kind: str, e: Mapping[str, Any]) -> None:
+        if not o.on_event:
+            return
+        told = {
+            "PARIBUS_EVENT": kind,
+            "PARIBUS_STUDY": instance,
+            "PARIBUS_TRIAL": str(e.get("name", "")),
+            "PARIBUS_REASON": str(e.get("reason", "")),
+        }
+        with open(log, "ab") as out:
+            subprocess.Popen(
+                o.on_event,
+                shell=True,
+                env={**os.environ, **told},
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                start_new_session=True,
+            )
+
+    return call
+
+
+def tell_done(o: Namespace, plan: Plan, code: int) -> None:
+    """``--on-event`` at the end of everything."""
+    log = plan.store.study_dir(plan.study.instance) / "run.log"
+    kind = {OK: "done", FAILED: "failed"}.get(code)
+    if kind == "done":
+        _events(o, plan.study.instance, log)(kind, {"reason": "all done"})
+
+
+def detach(o: Namespace, plan: Plan) -> int:
+    """The same command without this terminal."""
+    folder = plan.store.study_dir(plan.study.instance)
+    init_home(plan.store.home)
+    folder.mkdir(parents=True, exist_ok=True)
+    again = [a for a in o.arguments if a != "--detach"] + (["--yes"] if o.force else [])
+    with open(folder / "run.log", "ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "paribus.cli", *again],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    time.sleep(0.2)
+    if process.poll() not in (None, OK):
+        print(f"it ended at once; see {folder / 'run.log'}", file=sys.stderr)
+        return FAILED
+    print(f"process {process.pid} goes on without this terminal; log: {folder / 'run.log'}")
+    return OK

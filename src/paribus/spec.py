@@ -8,6 +8,7 @@ revisions of its parts and the contents of its data.
 from __future__ import annotations
 
 import ast
+import functools
 import hashlib
 import importlib.util
 import json
@@ -259,7 +260,7 @@ def resolve(spec: Spec) -> Spec:
         raise SpecError("rows: give the rows per optimizer step (rows=…)")
     if spec.steps is None:
         raise SpecError("steps: give the optimizer steps (steps=…), or the study a budget")
-    every = spec.init.every or parts.build("init", {"part": "gpt2"}, "init.every")
+    every = spec.init.every or _default_init()
     model = spec.model
     if isinstance(model, Model):
         model = _resolve_model(model, io)
@@ -270,9 +271,15 @@ def resolve(spec: Spec) -> Spec:
             )
     elif io.vocab is not None:
         model = replace(model, "vocab", model.vocab or io.vocab, "model.vocab")
-    fields = parts.raw(spec)
     init = InitScheme(every=every, qk=spec.init.qk)
-    return Spec(**{**fields, "model": model, "rows": rows, "init": init})
+    resolved: Spec = parts.changed(spec, {"model": model, "rows": rows, "init": init})
+    return resolved
+
+
+@functools.cache
+def _default_init() -> Init:
+    init: Init = parts.build("init", {"part": "gpt2"}, "init.every")
+    return init
 
 
 def _resolve_model(model: Model, io: Any) -> Model:
@@ -302,7 +309,7 @@ def _resolve_model(model: Model, io: Any) -> Model:
         if io.in_dim is None:
             raise SpecError("model.read_in: the task gives tokens, the model reads vectors")
         changes["in_dim"] = model.in_dim or io.in_dim
-    resolved = Model(**{**parts.raw(model), **changes})
+    resolved: Model = parts.changed(model, changes)
     position = resolved.position
     if position is not None:
         position.params(resolved.dims())  # a part may refuse these dimensions
@@ -334,8 +341,17 @@ def _plain(data: Any) -> Any:
 
 def digest(data: Any, size: int = 16) -> str:
     """Hexadecimal hash of canonical data; ``size`` digits."""
-    text = canonical(data).encode()
-    return hashlib.blake2b(text, digest_size=32).hexdigest()[:size]
+    return digest_text(canonical(data), size)
+
+
+def digest_text(text: str, size: int = 16) -> str:
+    """``digest`` of data whose canonical JSON is at hand."""
+    return hashlib.blake2b(text.encode(), digest_size=32).hexdigest()[:size]
+
+
+def joined(texts: Mapping[str, str]) -> str:
+    """Canonical JSON of an object from the canonical JSON of its values."""
+    return "{" + ",".join(f"{json.dumps(k)}:{texts[k]}" for k in sorted(texts)) + "}"
 
 
 def used_parts(value: Any) -> dict[str, str]:

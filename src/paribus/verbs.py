@@ -2,74 +2,30 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import shlex
 import sys
 from argparse import Namespace
 from pathlib import Path
-from typing import Any
 
 from paribus import parts
+from paribus.asked import chosen, device_of, free_memory, planned
 from paribus.cli import FAILED, OK, STOPPED, WRONG, emit
 from paribus.errors import ParibusError, SpecError, nearest
-from paribus.running import chosen, device_of, register, unfinished, work_through
-from paribus.spec import at
-from paribus.store import Store, find_home
+from paribus.running import (
+    confirm,
+    detach,
+    register,
+    slots_of,
+    tell_done,
+    todo_of,
+    work_through,
+)
 from paribus.study import source
 from paribus.study.plan import Item, Plan
 
 # What a plan adds to training: processes and preflight, and each evaluation.
 SECONDS_TO_START, SECONDS_AN_EVALUATION = 8.0, 0.7
-
-
-def opened(o: Namespace) -> tuple[source.Source, Store]:
-    """The study that the options name, and its home."""
-    found = source.load(o.study, scale=o.scale, seeds=o.seeds)
-    if o.home:
-        home = Path(o.home).absolute()
-    else:
-        home = find_home(None if found.shipped else found.path)
-    return found, Store(home)
-
-
-def planned(o: Namespace) -> tuple[source.Source, Plan]:
-    found, store = opened(o)
-    return found, checked_plan(found, store)
-
-
-def checked_plan(found: source.Source, store: Store) -> Plan:
-    """The plan, with its hypotheses verified against the grid."""
-    from paribus.study import hypotheses
-    from paribus.study.plan import study_record
-
-    plan = Plan(found.study, store)
-    s = found.study
-    record = study_record(plan)
-    hypotheses.verify({**s.hypotheses, **s.criteria, **s.checks}, record)
-    _check_names(record)
-    return plan
-
-
-def _check_names(record: dict[str, Any]) -> None:
-    """The primary metric and the columns, before anything runs."""
-    metrics = record["metrics"]
-    if metrics and record["primary"] not in metrics:
-        raise SpecError(
-            f"primary: no metric {record['primary']!r}; {nearest(record['primary'], metrics)}"
-        )
-    from paribus.analysis.records import COLUMNS
-    from paribus.spec import load as load_spec
-
-    known = [*COLUMNS, *(f["name"] for f in record["factors"]), *metrics]
-    spec = load_spec(next(iter(record["variants_info"].values()))["spec"][-1]["spec"])
-    for part in (record["columns"] or "").split(",") if record["columns"] else ():
-        name, _, path = (p.strip() for p in part.partition("="))
-        if "." in path:
-            at(spec, path)
-        elif (path or name) not in known:
-            raise SpecError(f"columns: no column {path or name!r}; {nearest(path or name, known)}")
 
 
 # ── before ──────────────────────────────────────────────────────────────────────────────────
@@ -97,12 +53,13 @@ def do_plan(o: Namespace) -> int:
     found, plan = planned(o)
     device = device_of(o)
     data = plan.data()
-    seconds = [plan.seconds(i, device) for i in plan.to_train()]
+    seconds, basis = plan.time(device)
     workers = 1 if device != "cpu" else os.cpu_count() or 1
     judging = data["evaluations_missing"] * SECONDS_AN_EVALUATION
     started = SECONDS_TO_START if seconds or judging else 0
-    data["seconds"] = (sum(s for s, _ in seconds) + judging) / workers + started
-    data["seconds_basis"] = f"{seconds[0][1]}, {workers} worker(s), {device}" if seconds else ""
+    data["seconds"] = (seconds + judging) / workers + started
+    data["seconds_basis"] = f"{basis}, {workers} worker(s), {device}" if basis else ""
+    data["memory_free_bytes"] = free_memory(device) if basis else None
     if o.json:
         emit(data)
         return OK
@@ -119,10 +76,19 @@ def do_plan(o: Namespace) -> int:
     )
     if data["skipped"]:
         print(f"skipped   {data['skipped']} cells")
-    if seconds:
+    if data["steps_saved"]:
+        print(
+            f"trunks    {data['trunks']} shared beginnings save {_spaced(data['steps_saved'])} of "
+            f"{_spaced(data['steps'] + data['steps_saved'])} steps"
+        )
+    if basis:
         print(f"time      about {_span(data['seconds'])} ({data['seconds_basis']})")
         if data["memory_bytes"]:
-            print(f"memory    {_bytes(data['memory_bytes'])} for a step of the largest trial")
+            free = data["memory_free_bytes"]
+            print(
+                f"memory    {_bytes(data['memory_bytes'])} for a step of the largest trial"
+                + (f"; {_bytes(free)} free on {device}" if free is not None else "")
+            )
         print(f"disk      {_bytes(data['disk_bytes'])} of {_bytes(data['disk_free_bytes'])} free")
     print(f"\n{'variant':32} {'parameters':>12} {'steps':>8} {'tokens':>14}  states")
     for v in data["variants"]:
@@ -181,19 +147,27 @@ def do_try(o: Namespace) -> int:
 
 
 def do_run(o: Namespace) -> int:
+    if o.dry_run:
+        return do_plan(Namespace(**{**vars(o), "json": False}))
     found, plan = planned(o)
     plan.refuse()
-    items = chosen(plan, o.only)
-    print(f"{plan.study.instance} in {plan.store.home}")
+    what = chosen(plan, o.only)
+    print(f"{plan.study.instance} in {plan.store.home}", flush=True)
+    todo = todo_of(plan, what, o)
+    slots_of(plan, todo.items, o)  # a wrong option is said before anything is written
+    if not confirm(o, todo):
+        return STOPPED
+    if o.detach and todo.items:
+        return detach(o, plan)
     code = OK
-    todo = [i for i in items if unfinished(plan, i, o.retry)]
     register(found, plan)
-    if todo:
-        code, ended = work_through(found, plan, todo, o)
+    if todo.items:
+        code, ended = work_through(found, plan, what, todo, o)
         if ended:
             return code
-    concluded = _conclude(Plan(plan.study, plan.store), items, o)
-    return code or concluded
+    code = code or _conclude(plan.again() if todo.items else plan, what.items, o)
+    tell_done(o, plan, code)
+    return code
 
 
 def _conclude(plan: Plan, items: list[Item], o: Namespace) -> int:
@@ -201,10 +175,7 @@ def _conclude(plan: Plan, items: list[Item], o: Namespace) -> int:
     from paribus import api
 
     loaded = api.Loaded.of(plan)
-    print()
-    print(loaded.table())
-    print()
-    print(loaded.verdict_text())
+    print(f"\n{loaded.text()}", flush=True)
     path = loaded.write_report(lang=o.lang)
     print(f"\nreport: {path}")
     mine = {i.trial.id for i in items}
@@ -213,7 +184,7 @@ def _conclude(plan: Plan, items: list[Item], o: Namespace) -> int:
     for i in bad:
         print(f"{i.trial.name}: {i.state.state}: {i.state.reason}", file=sys.stderr)
     for i in now:
-        for condition, reasons in plan.store.failed_evaluations(i.trial.id).items():
+        for condition, reasons in i.look.failed.items():
             keys = [c.condition.key for c in i.cells if c.id == condition and not c.done]
             bad += [i] * len(keys)
             for key in keys:
@@ -224,7 +195,7 @@ def _conclude(plan: Plan, items: list[Item], o: Namespace) -> int:
             f"{i.trial.name}: {i.lost}, so evaluations are missing; --retry trains it again",
             file=sys.stderr,
         )
-    left = [i for i in now if i.state.state in ("planned", "running", "interrupted")]
+    left = [i for i in now if i.state.state in ("planned", "running", "interrupted", "blocked")]
     if left:
         print(
             f"{len(left)} trials are not finished (another run may be at them); "
@@ -235,71 +206,6 @@ def _conclude(plan: Plan, items: list[Item], o: Namespace) -> int:
 
 
 # ── after ───────────────────────────────────────────────────────────────────────────────────
-
-
-def do_status(o: Namespace) -> int:
-    _, plan = planned(o)
-    rows = [
-        {
-            "trial": i.trial.name,
-            "id": i.trial.id,
-            "state": i.state.state,
-            "attempt": i.state.attempt,
-            "step": i.state.last_step,
-            "steps": sum(p.spec.steps or 0 for p in i.trial.variant.phases),
-            "reason": i.state.reason,
-            "evaluated": sum(c.done for c in i.cells),
-            "evaluations": len(i.cells),
-        }
-        for i in plan.items
-    ]
-    if o.json:
-        emit({"study": plan.study.instance, "home": str(plan.store.home), "trials": rows})
-        return OK
-    print(f"{plan.study.instance} in {plan.store.home}")
-    for r in rows:
-        print(
-            f"{r['trial']:36} {r['state']:14} {r['step']:>8,}/{r['steps']:<8,} "
-            f"{r['evaluated']}/{r['evaluations']} evaluated  {r['reason']}".rstrip()
-        )
-    return OK
-
-
-def do_show(o: Namespace) -> int:
-    _, plan = planned(o)
-    names = {i.trial.name: i for i in plan.items} | {i.trial.id: i for i in plan.items}
-    if o.name not in names:
-        raise SpecError(
-            f"no trial {o.name!r}; {nearest(o.name, [i.trial.name for i in plan.items])}"
-        )
-    i = names[o.name]
-    data = {
-        "trial": i.trial.name,
-        "id": i.trial.id,
-        "folder": str(plan.store.trial_dir(i.trial.id)),
-        "state": i.state.state,
-        "attempt": i.state.attempt,
-        "reason": i.state.reason,
-        "spec": i.trial.data,
-        "repeat": f"paribus run {o.study}{_same(o)} "
-        f"--only variant={i.trial.variant.name},seed={i.trial.seed}",
-    }
-    if o.json:
-        emit(data)
-        return OK
-    for key in ("trial", "id", "folder", "state", "attempt", "reason", "repeat"):
-        print(f"{key:8} {data[key]}")
-    print(json.dumps(data["spec"], indent=1, ensure_ascii=False))
-    log = plan.store.trial_dir(i.trial.id) / "attempts" / str(i.state.attempt) / "log"
-    if log.is_file():
-        print("\n".join(["last lines of the log:", *log.read_text().splitlines()[-8:]]))
-    return OK
-
-
-def _same(o: Namespace) -> str:
-    """The options that name the same study in the same home."""
-    given = {"scale": o.scale, "seeds": o.seeds, "home": o.home}
-    return "".join(f" --{k} {shlex.quote(str(v))}" for k, v in given.items() if v is not None)
 
 
 def do_results(o: Namespace) -> int:
@@ -391,6 +297,11 @@ def _part(o: Namespace) -> int:
     for k, text in metrics.items():
         print(f"  metric {k}: {text}")
     return OK
+
+
+def _spaced(n: int) -> str:
+    """18 000."""
+    return f"{n:,}".replace(",", " ")
 
 
 def _span(seconds: float) -> str:

@@ -130,10 +130,9 @@ def rows(
                         "device": "cpu",
                         "dtype": "fp32",
                         "threads": 1,
-                        "stack": 5,
                         "micro_batch": 32,
                         "torch": "2.11.0",
-                        "attempt": 1,
+                        "parent": "",
                     }
                 )
     return out

@@ -105,4 +105,4 @@ def test_a_study_with_a_users_own_model(tmp_path: Path) -> None:
     plan = Plan(source.load(str(tmp_path / "ext.py")).study, Store(tmp_path / "runs"))
     found = preflight.run(plan.graphs(), tiny.Settings(), tmp_path)
     assert [f.failed for f in found] == [False, False], found
-    assert sorted(map(len, plan.packs(plan.items, 8))) == [1, 1, 2]
+    assert sorted(map(len, plan.packs(8))) == [1, 1, 2]

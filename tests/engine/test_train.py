@@ -12,7 +12,8 @@ import torch
 from paribus import arrays, masks, mlps, norms, optim, positions, schedules, tasks
 from paribus.engine.budget import Budget, OutOfMemory
 from paribus.engine.checkpoint import decode, encode
-from paribus.engine.train import Hooks, Stopped, Trainer
+from paribus.engine.members import Stopped
+from paribus.engine.train import Hooks, Trainer
 from paribus.errors import SpecError
 from paribus.spec import resolve
 from tests.engine import tiny
@@ -224,35 +225,75 @@ def test_frozen_parameters_stay_and_pattern_must_match() -> None:
         tiny.train([tiny.member(1, freeze=("*.attn.z",))])
 
 
-def test_memory_budget_halves_three_times_and_keeps_the_batch() -> None:
-    b = Budget(rows=24, micro=24)
-    for micro in (12, 6, 3):
-        b.halve()
-        assert b.micro == micro
-        assert [r for piece in b.pieces() for r in piece] == list(range(24))
-    with pytest.raises(OutOfMemory):
-        b.halve()
+def test_memory_runs_out_at_most_three_times_and_the_batch_stays() -> None:
+    first = OutOfMemory(stack=6, micro=24, halvings=0).less()
+    assert first == {"stack": 3, "micro": 24, "halvings": 0}
+    micro, halvings = 24, 0
+    for expected in (12, 6, 3):
+        less = OutOfMemory(1, micro, halvings).less()
+        assert less is not None
+        micro, halvings = less["micro"], less["halvings"]
+        assert micro == expected
+        pieces = Budget(rows=24, micro=micro).pieces()
+        assert [r for piece in pieces for r in piece] == list(range(24))
+    assert OutOfMemory(1, micro, halvings).less() is None
+    assert OutOfMemory(1, 1, 0).less() is None
 
 
+@pytest.mark.parametrize("late", [False, True])
 def test_out_of_memory_shrinks_the_micro_batch_and_keeps_the_mathematics(
-    monkeypatch: pytest.MonkeyPatch,
+    late: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A fresh trainer goes on with less from the checkpoint, also when memory ran out in the
+    middle of an update: then the step before counts."""
     calm = tiny.member(1, precision="fp64")
     tiny.train([calm])
-    real, failures = Trainer._gradients, iter([True, True])
+    place = "_update" if late else "_gradients"
+    real, failures = getattr(Trainer, place), iter([True])
+    sealed: list[typing.Any] = []
 
-    def broken(self: Trainer, local: int) -> typing.Any:
-        if local == 3 and next(failures, False):
+    def broken(self: Trainer, *given: typing.Any) -> typing.Any:
+        if self.step == 3 and next(failures, False):
             raise torch.OutOfMemoryError("planted")
-        return real(self, local)
+        return real(self, *given)
 
-    monkeypatch.setattr(Trainer, "_gradients", broken)
+    def save(self: Trainer) -> None:
+        tensors, notes = self.snapshot(0)
+        sealed.append(({k: x.clone() for k, x in tensors.items()}, notes))
+
+    monkeypatch.setattr(Trainer, place, broken)
+    monkeypatch.setattr(Trainer, "save", save)
     m = tiny.member(1, precision="fp64")
-    trainer = tiny.train([m])
-    assert trainer.summary(0)["engine"]["micro_batch"] == 2
-    assert trainer.summary(0)["engine"]["halvings"] == 2
+    with pytest.raises(OutOfMemory) as found:
+        tiny.train([m], checkpoint_steps=2)
+    assert [notes["step"] for _, notes in sealed] == ([2] if late else [2, 3])
+    less = found.value.less()
+    assert less is not None
+    again = tiny.member(1, precision="fp64")
+    again.state = sealed[-1]
+    settings = tiny.Settings()
+    data = tiny.Data(tiny.Path("unused"))
+    trainer = Trainer([again], settings, data, Hooks(), less["micro"], less["halvings"])
+    trainer.run()
+    assert trainer.summary(0)["engine"]["micro_batch"] == 4
+    assert trainer.summary(0)["engine"]["halvings"] == 1
     for k, t in tiny.result(calm)[0].items():
-        torch.testing.assert_close(tiny.result(m)[0][k], t, rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(tiny.result(again)[0][k], t, rtol=1e-10, atol=1e-12)
+
+
+def test_a_trunk_and_its_fork_give_the_bits_of_a_whole_training() -> None:
+    changes: dict[str, typing.Any] = {"schedule": schedules.wsd(decay=0.25)}
+    whole = tiny.member(1, **changes)
+    tiny.train([whole])
+    trunk = tiny.member(1, **changes)
+    trunk.until = 7
+    tiny.train([trunk])
+    assert trunk.step == 7
+    child = tiny.member(1, **changes)
+    child.state, child.parent = trunk.state, "trunk"
+    trainer = tiny.train([child])
+    assert tiny.equal(child, whole)
+    assert trainer.summary(0)["parent"] == "trunk"
 
 
 def test_training_lowers_the_loss() -> None:

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 
 from paribus import masks, mlps, norms, optim, positions, scales, schedules, tasks
+from paribus.engine.members import Member, Phase
 from paribus.engine.settings import Settings, apply
-from paribus.engine.train import Hooks, Member, Phase, Trainer
+from paribus.engine.train import Hooks, Trainer
 from paribus.spec import Model, Spec, patch, resolve
 from paribus.text.data import Data
 

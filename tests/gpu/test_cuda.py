@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from paribus import masks, optim, positions
-from paribus.engine.train import Hooks, Stopped, Trainer
+from paribus.engine.members import Stopped
+from paribus.engine.train import Hooks, Trainer
 from tests.engine import tiny
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="NO CUDA DEVICE: not tested")

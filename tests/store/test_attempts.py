@@ -16,7 +16,7 @@ Start = Callable[[str], subprocess.Popen[str]]
 def taken_over(store: Store, monkeypatch: pytest.MonkeyPatch) -> Attempt:
     """What another worker gets when it takes the owner for dead, although its process lives."""
     with monkeypatch.context() as patch:
-        patch.setattr(owners, "judge", lambda claim: (True, "lost"))
+        patch.setattr(owners, "look", lambda claim: (False, "lost"))
         return opened(store, "w2")
 
 

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import time
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from paribus.store import EvaluationClaim, Fenced, Store, StoreError, owners
+from paribus.store import DiskError, EvaluationClaim, Fenced, Store, StoreError, evaluations, owners
 from paribus.store.files import encode
 
 Start = Callable[[str], subprocess.Popen[str]]
@@ -20,8 +24,8 @@ def done(store: Store) -> Store:
     return store
 
 
-def claimed(store: Store) -> EvaluationClaim:
-    claim = store.claim_evaluation("t1", "c", "w")
+def claimed(store: Store, worker: str = "w") -> EvaluationClaim:
+    claim = store.claim_evaluation("t1", "c", worker)
     assert claim is not None
     return claim
 
@@ -86,16 +90,35 @@ def test_an_owner_taken_for_lost_cannot_change_the_record(
 ) -> None:
     first = claimed(done)
     with monkeypatch.context() as patch:
-        patch.setattr(owners, "judge", lambda claim: (True, "lost"))
-        second = claimed(done)
+        patch.setattr(owners, "look", lambda claim: (False, "lost"))
+        second = claimed(done, "w2")
+    assert second.k == 2
     with pytest.raises(Fenced, match="taken over"):
         first.publish({"loss": 1})
+    assert done.evaluations("t1") == {}
     second.publish({"loss": 2})
-    # It may have looked just before the other claimed: the record seen first stays.
-    (first.folder / "c.1").write_bytes(encode({"loss": 1, "weights": first.weights}))
     record = done.evaluation("t1", "c")
     assert record is not None
     assert record["loss"] == 2
+    assert done.failed_evaluations("t1") == {}
+
+
+def test_of_two_that_look_at_once_one_seals(done: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = claimed(done)
+    with monkeypatch.context() as patch:
+        patch.setattr(owners, "look", lambda claim: (False, "lost"))
+        link = os.link
+
+        def late(source: Path, target: Path) -> None:
+            # The owner has looked, found its claim and is about to seal: now it is taken over.
+            monkeypatch.setattr(os, "link", link)
+            assert claimed(done, "w2").k == 2
+            link(source, target)
+
+        monkeypatch.setattr(os, "link", late)
+        with pytest.raises(Fenced, match="record already"):
+            first.publish({"loss": 1})
+    assert done.evaluations("t1") == {}, "and not first one record, then another"
 
 
 def test_failed_and_released(done: Store) -> None:
@@ -121,6 +144,84 @@ def test_records_of_other_weights_are_ignored(done: Store) -> None:
     (claim.folder / "c.1").write_bytes(encode({"loss": 0, "weights": "others"}))
     assert done.evaluation("t1", "c") is None
     assert claimed(done).k == 2
+
+
+def test_sealed_while_another_looked(done: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = claimed(done)
+    real = evaluations.names
+
+    def stale(folder: str | Path) -> list[str]:
+        """A listing from before the claim; meanwhile its record is sealed."""
+        monkeypatch.setattr(evaluations, "names", real)
+        first.publish({"loss": 1})
+        return []
+
+    monkeypatch.setattr(evaluations, "names", stale)
+    assert done.claim_evaluation("t1", "c", "w2") is None
+    assert os.listdir(first.folder) == ["c.1"]
+
+
+def test_asked_for_again(done: Store) -> None:
+    claimed(done).publish({"loss": 1})
+    assert done.record_numbers("t1") == {"c": (1, 0)}
+    assert done.claim_evaluation("t1", "c", "w") is None
+    claim = done.claim_evaluation("t1", "c", "w", above=1)
+    assert claim is not None
+    assert done.evaluation("t1", "c") == {"loss": 1, "weights": claim.weights}, "the old one stays"
+    claim.fail("oops")
+    assert done.record_numbers("t1") == {"c": (1, 1)}
+    claim = done.claim_evaluation("t1", "c", "w", above=1)
+    assert claim is not None
+    claim.publish({"loss": 3})
+    assert done.record_numbers("t1") == {"c": (3, 1)}
+    assert done.evaluation("t1", "c") == {"loss": 3, "weights": claim.weights}
+    assert done.claim_evaluation("t1", "c", "w", above=1) is None, "done by another already"
+    assert (claim.folder / "c.1").exists()
+
+
+def test_numbers_of_records_that_a_person_wrote(done: Store) -> None:
+    claim = claimed(done)
+    record = {"loss": 1, "weights": claim.weights}
+    (claim.folder / "c.1").write_bytes(encode(record))
+    (claim.folder / "d.2").write_bytes(encode({**record, "zeta": 1}, wide=True))
+    (claim.folder / "e.1").write_bytes(encode({**record, "weights": "others"}, wide=True))
+    assert done.record_numbers("t1") == {"c": (1, 0), "d": (2, 0), "e": (0, 0)}
+    (claim.folder / "c.1").write_bytes(encode(record)[:-20])
+    with pytest.raises(StoreError, match=r"c\.1 is damaged; delete it"):
+        done.record_numbers("t1")
+
+
+@pytest.mark.parametrize("call", ["link", "fsync", "write"])
+def test_after_a_disk_error_one_calls_again(
+    done: Store, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    real, failing = getattr(os, call), True
+
+    def broken(*arguments: Any) -> Any:
+        if failing and call == "write":
+            raise OSError(errno.ENOSPC, "full")
+        result = real(*arguments)
+        if failing:
+            raise OSError(errno.EIO, "after taking effect")
+        return result
+
+    def until_it_works(what: Callable[[], Any]) -> Any:
+        nonlocal failing
+        failing = True
+        # A link that took effect is found by reading back, whatever it said.
+        if call != "link":
+            with pytest.raises(DiskError):
+                what()
+        failing = False
+        return what()
+
+    monkeypatch.setattr(os, call, broken)
+    claim = until_it_works(lambda: done.claim_evaluation("t1", "c", "w"))
+    assert claim is not None
+    assert claim.k == 1
+    until_it_works(lambda: claim.publish({"loss": 1}))
+    assert done.record_numbers("t1") == {"c": (1, 0)}
+    assert os.listdir(claim.folder) == ["c.1"]
 
 
 def test_a_scan_is_fast(store: Store) -> None:

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from paribus.store import DiskError, StoreError, find_home, init_home
-from paribus.store.files import encode, publish, read, share, write
+from paribus.store.files import encode, exists, names, publish, read, replace, share, write
 
 
 def test_the_first_to_publish_wins(tmp_path: Path) -> None:
@@ -59,6 +61,50 @@ def test_a_full_disk_leaves_no_partial_file(
     assert os.listdir(tmp_path) == ["old"]
 
 
+@pytest.mark.parametrize("put", [publish, lambda folder, name, b: replace(folder / name, b)])
+def test_a_temporary_file_may_be_cleared_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, put: Callable[[Path, str, bytes], Any]
+) -> None:
+    """Who frees space may take a living writer's for a dead one's; it is written again."""
+    left = 2
+
+    def clearing(real: Callable[..., None]) -> Callable[..., None]:
+        def call(source: Path, target: Path) -> None:
+            nonlocal left
+            if left:
+                left -= 1
+                os.unlink(source)
+            real(source, target)
+
+        return call
+
+    for name in ("link", "replace"):
+        monkeypatch.setattr(os, name, clearing(getattr(os, name)))
+    put(tmp_path, "end", b"one")
+    assert left == 0
+    assert (tmp_path / "end").read_bytes() == b"one"
+    assert os.listdir(tmp_path) == ["end"]
+
+
+def test_what_cannot_be_seen_is_neither_there_nor_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    assert exists(tmp_path / "file")
+    assert not exists(tmp_path / "none")
+    assert not exists(tmp_path / "file" / "below")
+
+    def failing(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "stat", failing)
+    monkeypatch.setattr(os, "listdir", failing)
+    with pytest.raises(DiskError, match="Input/output"):
+        exists(tmp_path / "file")
+    with pytest.raises(DiskError, match="Input/output"):
+        names(tmp_path)
+
+
 def test_a_short_write_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = os.write
     monkeypatch.setattr(os, "write", lambda fd, data: real(fd, bytes(data[:3])))
@@ -103,7 +149,7 @@ def test_the_home_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert not (deep / "runs").exists()
     init_home(tmp_path / "lab" / "runs")
     init_home(tmp_path / "lab" / "runs")
-    assert (tmp_path / "lab" / "runs" / ".paribus").read_text().count("\n") == 1
+    assert os.listdir(tmp_path / "lab" / "runs") == [".paribus"]
     assert find_home(cwd=deep) == tmp_path / "lab" / "runs"
     assert find_home(deep / "study.py") == tmp_path / "lab" / "runs"
     assert find_home(Path("one/study.py"), cwd=deep.parent) == tmp_path / "lab" / "runs"

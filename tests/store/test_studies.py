@@ -100,9 +100,3 @@ def test_names(store: Store, tmp_path: Path) -> None:
     assert sorted(p.name for p in store.trial_dir("t2").iterdir()) == ["spec.json"]
     shutil.move(store.home, tmp_path / "moved")
     assert (tmp_path / "moved/studies/a@s/names/small-s1/spec.json").exists()
-
-
-def test_workers(store: Store) -> None:
-    one, two = store.new_worker(), store.new_worker()
-    assert one != two
-    assert (store.home / "workers" / one).read_bytes() == b"0" * 16

@@ -12,6 +12,7 @@ from paribus.store import Store
 from paribus.study import hypotheses, source
 from paribus.study.plan import Plan, study_record
 from paribus.study.study import Study
+from paribus.study.trunks import Forest, forest
 
 HERE = Path(__file__).parent / "examples"
 
@@ -56,10 +57,21 @@ def test_tables_with_fewer_examples_than_a_batch_are_skipped_with_the_reason() -
     assert {x["reason"] for x in e.skipped} == {"fewer examples than one batch"}
 
 
+@pytest.fixture
+def no_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The examples' corpora are not here, and identities hold their contents."""
+    monkeypatch.setattr(type(study("scaling").phased.base.task), "fingerprints", lambda _: {})
+
+
+@pytest.mark.usefixtures("no_files")
 def test_scaling_36_trials_on_3_trunks() -> None:
     e = study("scaling").expand()
     assert len(e.trials) == 36
-    assert len({t.trunk for t in e.trials}) == 3
+    found = forest(e.trials, lambda _: [])
+    # All arms of a seed share the first phase; the second one's models and tasks all differ.
+    assert [(t.seed, t.until) for t in found.trunks] == [(1, 21400), (2, 21400), (3, 21400)]
+    assert set(found.parent) == {t.id for t in e.trials}
+    assert found.saved_steps == 3 * 11 * 21400
     assert len(e.variants) == 12
     by_name = {t.name: t for t in e.trials}
     assert "d20-rope-2048-t1-s1" in by_name
@@ -74,22 +86,24 @@ def test_scaling_36_trials_on_3_trunks() -> None:
     assert long.model.position.scaling.beta_fast == 16
 
 
+@pytest.mark.usefixtures("no_files")
 def test_a_trunk_ignores_what_the_schedule_would_do_later() -> None:
     """The trunk is the realised learning rates, not the schedule's name or the total steps."""
     from paribus import schedules
     from paribus.spec import patch
 
     base = study("scaling")
-    e = base.expand()
     phased = base.phased
     flat = type(phased)(patch(phased.base, "schedule", schedules.constant()), phased.phases)
     longer = type(phased)(
         patch(phased.base, "schedule", schedules.linear(floor=1.0)), phased.phases
     )
-    trunks = [{t.trunk for t in base.with_(base=p).expand().trials} for p in (flat, longer, phased)]
+    trunks = [
+        {t.id for t in forest(base.with_(base=p).expand().trials, lambda _: []).trunks}
+        for p in (flat, longer, phased)
+    ]
     assert trunks[0] == trunks[1]  # both stay at the peak
     assert trunks[0] != trunks[2]
-    assert len(e.trials) == 36
 
 
 def test_keynorm_conditional_and_tuned_factors() -> None:
@@ -198,3 +212,4 @@ class _Planned:
 
     def __init__(self, s: Study) -> None:
         self.study, self.expansion, self.items = s, s.expand(), []
+        self.forest = Forest([], {}, 0)

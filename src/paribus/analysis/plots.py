@@ -273,12 +273,13 @@ def learning(
     png: bool = False,
 ) -> Any:
     """Training curves by trial; a colour a variant, where ``variant_of`` names the trial's."""
-    groups = list(dict.fromkeys((variant_of or {}).get(name, name) for name in curves))
+    groups = dict.fromkeys((variant_of or {}).get(name, name) for name in curves)
+    number = {group: i for i, group in enumerate(groups)}
     with _axes(7.6, 4.0) as (figure, ax):
         ends: dict[str, list[float]] = {}
         for name, points in curves.items():
             group = (variant_of or {}).get(name, name)
-            i = groups.index(group)
+            i = number[group]
             finite = [(x, y) for x, y in points if math.isfinite(y)]
             if not finite:
                 continue
@@ -291,7 +292,7 @@ def learning(
         ax.set_ylabel(ylabel)
         ax.margins(x=0.01)
         if len(ends) <= DIRECT_LABELS:
-            _direct(ax, [(math.fsum(y) / len(y), g, COLOURS[groups.index(g) % len(COLOURS)])
+            _direct(ax, [(math.fsum(y) / len(y), g, COLOURS[number[g] % len(COLOURS)])
                          for g, y in ends.items()])  # fmt: skip
         else:
             figure.legend(loc="outside right upper", fontsize=8.5)

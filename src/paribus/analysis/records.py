@@ -1,21 +1,26 @@
-"""Records: one row for each trial × condition × metric × slice, read from the store."""
+"""Records: one row for each trial × condition × metric × slice, read from the store.
+
+Nothing in a row depends on how often a trial was interrupted, but for `seconds`; how many trials
+were stacked does (after a crash they may stand at different steps), so that is in the records
+alone.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from paribus.store import Store
+from paribus.store.scan import Look, Scan
 
 _ENGINE = (
-    "engine kernel device dtype threads stack micro_batch deterministic paired_init torch "
-    "python".split()
+    "engine kernel device dtype threads micro_batch deterministic paired_init torch python".split()
 )
 
 
 COLUMNS = (
     *"study variant trial id seed evaluation slice metric value n unit".split(),
-    *"status reason step tokens flops seconds attempt".split(),
+    *"status reason step tokens flops seconds parent".split(),
     *_ENGINE,
 )
 
@@ -30,19 +35,32 @@ def typed(found: list[dict[str, Any]], study: dict[str, Any]) -> list[dict[str, 
     return [{k: numbers.get(k, {}).get(v, v) for k, v in r.items()} for r in found]
 
 
-def rows(store: Store, study: dict[str, Any]) -> list[dict[str, Any]]:
+def looks(store: Store, study: dict[str, Any]) -> dict[str, Look]:
+    """trial id -> how it stands, of every trial of a study."""
+    scan = Scan(store)
+    return {t["id"]: scan.look(t["id"]) for t in study["trials"]}
+
+
+def rows(
+    store: Store, study: dict[str, Any], seen: Mapping[str, Look] | None = None
+) -> list[dict[str, Any]]:
     """Tidy rows of a study, in order of declaration; a missing cell is a row without a value
-    whose status says why."""
-    return list(_rows(store, study))
+    whose status says why.
+
+    Args:
+        seen: how its trials stand; None: looked up now.
+    """
+    return list(_rows(study, looks(store, study) if seen is None else seen))
 
 
-def _rows(store: Store, study: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def _rows(study: dict[str, Any], seen: Mapping[str, Look]) -> Iterator[dict[str, Any]]:
     factors = [f["name"] for f in study["factors"] if f["kind"] == "variant"]
     axes = [f["name"] for f in study["factors"] if f["kind"] == "condition"]
     conditions = {c["key"]: c for c in study["conditions"]}
     for trial in study["trials"]:
         variant = study["variants"][trial["variant"]]
-        state, result = store.state(trial["id"]), store.result(trial["id"])
+        look = seen[trial["id"]]
+        state, result = look.state, look.result
         end = (result.end if result else state.end) or {}
         info = study["variants_info"][variant["name"]]
         engine = end.get("engine") or {}
@@ -61,19 +79,22 @@ def _rows(store: Store, study: dict[str, Any]) -> Iterator[dict[str, Any]]:
             "tokens": end.get("tokens"),
             "flops": _flops(end, info),
             "seconds": end.get("seconds"),
-            "attempt": result.number if result else state.attempt,
+            "parent": end.get("parent") or "",
             **{k: engine.get(k) for k in _ENGINE},
             "dtype": info["spec"][-1]["spec"].get("precision", "fp32"),
         }
-        records = store.evaluations(trial["id"]) if result else {}
-        failed = store.failed_evaluations(trial["id"]) if result else {}
         for key, cid in trial["cells"].items():
             c = conditions[key]
             where = {a: c["levels"].get(a) for a in axes}
             here = {**base, **where, "evaluation": c["evaluation"]}
-            record = records.get(cid)
+            record = look.records.get(cid)
             if record is None or record.get("status") != "done":
-                yield {**here, **_absent(study), **tail, **_status(record, failed.get(cid), tail)}
+                yield {
+                    **here,
+                    **_absent(study),
+                    **tail,
+                    **_status(record, look.failed.get(cid), tail),
+                }
                 continue
             for name, slices in _metrics(record):
                 for metric, value in slices.items():
@@ -116,12 +137,13 @@ def _flops(end: dict[str, Any], info: dict[str, Any]) -> float | None:
     return float(info["flops"] * end["tokens"] / info["tokens"])
 
 
-def checks(store: Store, study: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+def checks(study: dict[str, Any], seen: Mapping[str, Look]) -> dict[str, list[dict[str, Any]]]:
     """Interval evaluations of each trial: {"step", "<condition key> <metric>": value, …}."""
     out = {}
     for trial in study["trials"]:
-        found = (store.state(trial["id"]).end or {}).get("checks")
-        if found:
+        look = seen[trial["id"]]
+        end = (look.result.end if look.result else look.state.end) or {}
+        if found := end.get("checks"):
             out[trial["name"]] = found
     return out
 
@@ -134,13 +156,13 @@ def curves(store: Store, study: dict[str, Any]) -> dict[str, list[tuple[int, flo
 
     out: dict[str, list[tuple[int, float]]] = {}
     for trial in study["trials"]:
-        end = store.state(trial["id"]).end or {}
+        result = store.result(trial["id"])
+        end = (result.end if result else store.state(trial["id"]).end) or {}
         text = end.get("curves", {}).get("loss")
         if text:
             loss = arrays.unpack(text)
-            width = -(-len(loss) // 200)
-            cuts = range(0, len(loss), width)
-            out[trial["name"]] = [
-                (min(i + width, len(loss)), float(np.mean(loss[i : i + width]))) for i in cuts
-            ]
+            cuts = np.arange(0, len(loss), -(-len(loss) // 200))
+            ends = np.append(cuts[1:], len(loss))
+            means = np.add.reduceat(loss, cuts) / (ends - cuts)
+            out[trial["name"]] = list(zip(ends.tolist(), means.tolist(), strict=True))
     return out

@@ -98,8 +98,11 @@ def table(study: Node, records: Iterable[Row] | Results, metric: str | None = No
     conditions = [c for c in study["conditions"] if not seen or c["evaluation"] in seen]
     rows = []
     baselines: dict[str, list[float | None]] = {}
+    by_variant: dict[int, list[Node]] = {}
+    for trial in study["trials"]:
+        by_variant.setdefault(trial["variant"], []).append(trial)
     for i, variant in enumerate(study["variants"]):
-        trials = [t for t in study["trials"] if t["variant"] == i]
+        trials = by_variant.get(i, [])
         row = [_entry(results, trials, metric, c) for c in conditions]
         rows.append((variant["name"], tuple(row)))
     # Arms whose texts or tokenizers differ have baselines of their own, named after the arm.

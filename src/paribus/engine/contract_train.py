@@ -12,8 +12,9 @@ from torch import Tensor
 from paribus import parts, presets, rng
 from paribus.contracts import P
 from paribus.engine.contract import Bench, Broken, Skip, Test, stacks
+from paribus.engine.members import Member, Phase
 from paribus.engine.settings import Settings
-from paribus.engine.train import Member, Phase, Trainer
+from paribus.engine.train import Trainer
 from paribus.parts import construct, hints, raw, replace
 from paribus.spec import Spec, resolve
 from paribus.text.data import Data

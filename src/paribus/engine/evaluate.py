@@ -14,7 +14,7 @@ from torch import Tensor
 
 from paribus import arrays
 from paribus.contracts import Metric, Source, Task
-from paribus.engine.net import make_net
+from paribus.engine.net import ExternalNet, Net, make_net
 from paribus.engine.settings import Settings, describe
 from paribus.errors import SpecError, nearest
 from paribus.parts import dump
@@ -63,16 +63,15 @@ def evaluate(
     size = min(source.size, setting.examples or source.size)
     length = spec.task.io().length or 1
     batch_rows = max(1, TOKENS // length)
-    sums: dict[str, list[Tensor]] = {}
-    counts: dict[str, list[Tensor]] = {}
-    with torch.inference_mode():
-        for i in range(0, size, batch_rows):
-            batch = source.examples(i, min(i + batch_rows, size))
-            stacked = {k: t[None].expand(len(specs), *t.shape) for k, t in batch.items()}
-            scores = spec.task.score(net(params, stacked), stacked)
-            for name, (sum_EB, count_EB) in scores.items():
-                sums.setdefault(name, []).append(sum_EB.double().cpu())
-                counts.setdefault(name, []).append(count_EB.double().cpu())
+    while True:
+        try:
+            items = _scores(net, params, source, spec.task, size, batch_rows)
+            break
+        except torch.OutOfMemoryError:  # fewer rows a pass; training's batch is another matter
+            if batch_rows == 1:
+                raise
+            batch_rows = (batch_rows + 1) // 2
+            torch.cuda.empty_cache()
     slices = _slices(spec.task, source, setting, size)
     trivial = f"baselines of {task}"
     if trivial not in opened:
@@ -80,11 +79,8 @@ def evaluate(
     baselines = opened[trivial]
     out = []
     for e in range(len(specs)):
-        items = {
-            name: (torch.cat([s[e] for s in sums[name]]), torch.cat([c[e] for c in counts[name]]))
-            for name in sums
-        }
-        record = _record(items, spec.task.metrics, slices)
+        own = {name: (s[e], c[e]) for name, (s, c) in items.items()}
+        record = _record(own, spec.task.metrics, slices)
         record["baselines"] = baselines
         groups = source.groups()
         record |= {
@@ -105,6 +101,29 @@ def evaluate(
         }
         out.append(record)
     return out
+
+
+def _scores(
+    net: Net | ExternalNet,
+    params: Mapping[str, Tensor],
+    source: Source,
+    task: Task,
+    size: int,
+    rows: int,
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """(sums, counts) of each metric, [E, items], on the CPU."""
+    found: dict[str, list[tuple[Tensor, Tensor]]] = {}
+    e = len(next(iter(params.values())))
+    with torch.inference_mode():
+        for i in range(0, size, rows):
+            batch = source.examples(i, min(i + rows, size))
+            stacked = {k: t[None].expand(e, *t.shape) for k, t in batch.items()}
+            for name, (sum_EB, count_EB) in task.score(net(params, stacked), stacked).items():
+                found.setdefault(name, []).append((sum_EB.double().cpu(), count_EB.double().cpu()))
+    return {
+        name: (torch.cat([s for s, _ in pairs], 1), torch.cat([c for _, c in pairs], 1))
+        for name, pairs in found.items()
+    }
 
 
 def _slices(

@@ -18,9 +18,9 @@ from paribus import parts, reads
 from paribus import spec as specs
 from paribus.engine import checkpoint
 from paribus.engine.evaluate import TOKENS, Setting, evaluate
+from paribus.engine.members import Member, Phase, member
 from paribus.engine.settings import Settings, apply, pick_device
-from paribus.engine.train import Member, Phase, Trainer
-from paribus.engine.worker import member
+from paribus.engine.train import Trainer
 from paribus.errors import ParibusError, SpecError
 from paribus.parts import defaults, dump, same
 from paribus.text import paths

@@ -17,6 +17,8 @@ class Settings:
     compile: "auto" (on CUDA, where it works), "on" or "off".
     deterministic: None: on for the CPU, off for the GPU; on, nothing is compiled.
     micro: rows a forward pass; None: all rows of a step.
+    memory: share of the GPU's memory that this process may take; None: all.
+    alone: whether the GPU is this process's: then what others fill is waited for.
     checkpoint_every: seconds between checkpoints; checkpoint_steps: steps instead, for tests.
     """
 
@@ -26,6 +28,8 @@ class Settings:
     compile: str = "auto"
     deterministic: bool | None = None
     micro: int | None = None
+    memory: float | None = None
+    alone: bool = True
     checkpoint_every: float = 30.0
     checkpoint_steps: int | None = None
 
@@ -69,6 +73,25 @@ def apply(settings: Settings) -> None:
         torch.utils.deterministic.fill_uninitialized_memory = False
     if settings.device.startswith("cuda"):
         torch.set_float32_matmul_precision("highest")
+        if settings.memory is not None:
+            torch.cuda.set_per_process_memory_fraction(settings.memory, settings.device)
+
+
+CONTEXT = 1 << 30  # what a process of CUDA takes besides its tensors, at most
+
+
+def taken_by_others(settings: Settings) -> str:
+    """Who else fills this GPU, in one line; "" where it is shared on purpose or nobody does."""
+    import torch
+
+    if not settings.device.startswith("cuda") or not settings.alone:
+        return ""
+    free, total = torch.cuda.mem_get_info(settings.device)
+    others = total - free - torch.cuda.memory_reserved(settings.device) - CONTEXT
+    if others < total // 20:
+        return ""
+    number = settings.device.partition(":")[2] or "0"
+    return f"GPU {number}: {others / 1e9:.0f} GB in use by another process"
 
 
 def describe(settings: Settings) -> dict[str, Any]:
@@ -91,3 +114,26 @@ def describe(settings: Settings) -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(terse=True),
     }
+
+
+def flags(settings: Settings) -> dict[str, Any]:
+    """What else of torch decides numbers, for the provenance of an attempt."""
+    import torch
+
+    out: dict[str, Any] = {
+        "matmul_precision": torch.get_float32_matmul_precision(),
+        "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
+        "mkldnn": torch.backends.mkldnn.is_available(),
+        "cuda": torch.version.cuda,
+    }
+    if settings.device.startswith("cuda"):
+        about = torch.cuda.get_device_properties(settings.device)
+        out |= {
+            "gpu": about.name,
+            "gpu_memory": about.total_memory,
+            "capability": f"{about.major}.{about.minor}",
+            "cudnn": torch.backends.cudnn.version(),
+            "tf32": torch.backends.cuda.matmul.allow_tf32,
+            "cudnn_benchmark": torch.backends.cudnn.benchmark,
+        }
+    return out

@@ -8,7 +8,9 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,67 +19,36 @@ from torch import Tensor
 from paribus import arrays
 from paribus.contracts import Source
 from paribus.engine import checkpoint
-from paribus.engine.budget import Budget
+from paribus.engine.budget import Budget, OutOfMemory, ran_out
+from paribus.engine.compiled import Either
+from paribus.engine.members import Member, Stopped
 from paribus.engine.net import ExternalNet, Net, make_net
 from paribus.engine.settings import Settings, describe
 from paribus.nn.dropout import Dropout
 from paribus.parts import dump
 from paribus.rng import key
-from paribus.spec import Model, Spec, canonical
-from paribus.store import Attempt
+from paribus.spec import Model, canonical
+from paribus.store import Fenced
 from paribus.text.data import Data
-
-
-@dataclass(frozen=True)
-class Phase:
-    name: str
-    spec: Spec
-    optim: str  # "keep" or "reset": what becomes of the optimizer state of the phase before
-
-    @property
-    def steps(self) -> int:
-        assert self.spec.steps is not None
-        return self.spec.steps
-
-
-@dataclass
-class Member:
-    """One trial of a stack.
-
-    Attributes:
-        state: tensors and notes to go on from; None at step 0.
-        reason: why it ended alone, if it did.
-    """
-
-    trial: str
-    name: str
-    seed: int
-    phases: list[Phase]
-    attempt: Attempt | None = None
-    state: tuple[dict[str, Tensor], dict[str, Any]] | None = None
-    reason: str | None = None
-
-    @property
-    def step(self) -> int:
-        return int(self.state[1]["step"]) if self.state else 0
-
-
-class StackTooLarge(Exception):
-    """Memory ran out with several trials in the stack: halve the stack first."""
-
-
-class Stopped(Exception):
-    """Asked to stop; every member has a checkpoint."""
 
 
 @dataclass
 class Hooks:
-    """What the worker adds: a look at the stop flag, progress, interval evaluations."""
+    """What the worker adds.
+
+    Attributes:
+        stop: a look at the stop flag.
+        write: does a write, and waits while the disk refuses.
+        every, evaluate: interval evaluations: a row of values for each member.
+        best: values whose best step is kept, with the direction that is better.
+    """
 
     stop: Callable[[], bool] = lambda: False
     progress: Callable[[Trainer], None] = lambda _: None
+    write: Callable[[Callable[[], Any]], Any] = lambda call: call()
     every: Sequence[int] = ()
     evaluate: Callable[[Trainer], list[dict[str, float]]] | None = None
+    best: Mapping[str, str] = field(default_factory=dict)
 
 
 CURVES = ("loss", "lr", "norm")
@@ -85,12 +56,18 @@ CURVES = ("loss", "lr", "norm")
 
 @dataclass
 class Trainer:
-    """Trains members of one pack key from one step on."""
+    """Trains members of one pack key from one step on.
+
+    Attributes:
+        micro, halvings: rows a pass at most, after so many halvings; None: as the settings say.
+    """
 
     members: list[Member]
     settings: Settings
     data: Data
     hooks: Hooks = field(default_factory=Hooks)
+    micro: int | None = None
+    halvings: int = 0
 
     def __post_init__(self) -> None:
         steps = {m.step for m in self.members}
@@ -102,19 +79,18 @@ class Trainer:
         self.targets = torch.zeros(self.e, dtype=torch.float64, device=self.settings.device)
         self.tokens = 0.0
         self.alive = [m.reason is None for m in self.members]
-        self.total = sum(p.steps for p in self.members[0].phases)
+        (self.total,) = {m.total for m in self.members}
         self.curves: dict[str, list[Tensor]] = {c: [] for c in CURVES}
         self.past: list[dict[str, list[float]]] = [{c: [] for c in CURVES} for _ in self.members]
         self.checks: list[list[dict[str, float]]] = [[] for _ in self.members]
-        self.micro: int | None = None
-        self.halvings = 0
-        self.engine = "eager"
+        self.best: list[dict[str, tuple[float, int]]] = [{} for _ in self.members]
         self.scaler: dict[str, Tensor] = {}
         self.params: dict[str, Tensor] = {}
         self.state: dict[str, dict[str, Tensor]] = {}
         self.net: Net | ExternalNet
         self._since = time.monotonic()
         self._read = 0
+        self._whole = False  # whether parameters and optimizer state are those of one step
 
     # ── phases ──
 
@@ -124,6 +100,9 @@ class Trainer:
         self.specs = [p.spec for p in phases]
         spec = self.specs[0]
         self.first = sum(p.steps for p in self.members[0].phases[:index])
+        every = self.members[0].phases
+        began = max(i for i in range(index + 1) if i == 0 or every[i].optim != "keep")
+        self.origin = sum(p.steps for p in every[:began])  # where the optimizer's state began
         self.net = make_net(self.specs, self.settings.device, self.settings.kernel)
         fresh = self.phase == -1 and not any(m.state for m in self.members)
         if fresh:
@@ -141,12 +120,14 @@ class Trainer:
         self.budget = Budget(rows, min(micro, rows), self.halvings)
         self.sources = self._open(index)
         self.keys = Dropout.keys([m.seed for m in self.members], self.settings.device)
-        self.loss_of = self._compiled(self._loss)
+        able = not isinstance(self.net, ExternalNet)
+        self.loss_of = Either(self._loss, self.settings, able=able)
         if spec.precision == "fp16" and not self.scaler:
             self.scaler = {
                 "scale": torch.full((self.e,), 2.0**15, device=self.settings.device),
                 "good": torch.zeros(self.e, device=self.settings.device),
             }
+        self._whole = True
 
     def _open(self, index: int) -> list[tuple[Source, int]]:
         """(source, seed) of each member; members of one task share a source."""
@@ -163,33 +144,6 @@ class Trainer:
 
     def _trained(self) -> dict[str, Tensor]:
         return {k: self.params[k] for k in self.net.trained}
-
-    def _compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        wanted = self.settings.compile
-        if wanted == "off" or (wanted == "auto" and not self.settings.device.startswith("cuda")):
-            return function
-        if isinstance(self.net, ExternalNet) or self.settings.exact:
-            return function  # a compiler may choose another kernel after a resume
-        try:
-            compiled = torch.compile(function)
-        except Exception as error:  # no compiler here: eager, and the record says so
-            self.engine = f"eager (compile: {type(error).__name__})"
-            return function
-        self.engine = "compiled"
-
-        def either(*arguments: Any) -> Any:
-            nonlocal compiled
-            if compiled is not function:
-                try:
-                    return compiled(*arguments)
-                except torch.OutOfMemoryError:
-                    raise
-                except Exception as error:
-                    self.engine = f"eager (compile: {type(error).__name__})"
-                    compiled = function
-            return function(*arguments)
-
-        return either
 
     # ── one step ──
 
@@ -252,7 +206,7 @@ class Trainer:
 
     def _advance(self) -> None:
         local = self.step - self.first
-        self._read = 0  # a step that runs out of memory is counted once
+        self._read = 0
         grads, sums_E, counts_E = self._gradients(local)
         loss_E = sums_E / counts_E
         scale_E = self.nominal / counts_E
@@ -275,7 +229,8 @@ class Trainer:
             for s in self.specs
         ]
         before = None if all_finite else checkpoint.clone(self.state)
-        self._update(grads, lr_E, keep_E, local)
+        self._whole = False
+        self._update(grads, lr_E, keep_E)
         if before is not None:  # what is masked out keeps its optimizer state too
             checkpoint.put_back(self.state, before, keep_E)
         self.curves["loss"].append(loss_E.double())
@@ -286,10 +241,9 @@ class Trainer:
         self.step += 1
         if not all_finite:
             self._judge(finite_E, loss_E)
+        self._whole = True
 
-    def _update(
-        self, grads: list[Tensor], lr_E: Sequence[float], keep_E: Tensor, local: int
-    ) -> None:
+    def _update(self, grads: list[Tensor], lr_E: Sequence[float], keep_E: Tensor) -> None:
         part = self.specs[0].optim
         dtype = next(iter(self.params.values())).dtype
         device = self.settings.device
@@ -308,14 +262,9 @@ class Trainer:
                 params,
                 dict(zip(self.net.trained, grads, strict=True)),
                 self.state,
-                self.step if self._keeps else local,
+                self.step - self.origin,
                 self.net.declared,
             )
-
-    @property
-    def _keeps(self) -> bool:
-        """Whether the optimizer's own step count goes on from the phase before."""
-        return self.members[0].phases[self.phase].optim == "keep"
 
     def _judge(self, finite_E: Tensor, loss_E: Tensor) -> None:
         """Trials whose loss or gradient is not finite: with loss scaling a smaller scale first."""
@@ -334,55 +283,74 @@ class Trainer:
     # ── the loop ──
 
     def run(self) -> None:
-        """Train to the end.  Members that diverge end alone; raises Stopped, StackTooLarge or
-        OutOfMemory with every member's state in hand."""
-        for index, phase in enumerate(self.members[0].phases):
-            end = sum(p.steps for p in self.members[0].phases[: index + 1])
+        """Train to the end.  Members that diverge or lose their attempt end alone.
+
+        Raises Stopped with every member's checkpoint sealed, and OutOfMemory (with checkpoints
+        where parameters and optimizer state are those of one step).
+        """
+        try:
+            self._run()
+        except Exception as error:
+            if not ran_out(error):
+                raise
+            if self._whole:
+                self.save()
+            rows = self.members[0].phases[max(0, self.phase)].spec.rows or 1
+            micro = min(rows, self.micro or self.settings.micro or rows)
+            raise OutOfMemory(self.e, micro, self.halvings) from None
+
+    def _run(self) -> None:
+        for index in range(len(self.members[0].phases)):
+            end = min(self.total, sum(p.steps for p in self.members[0].phases[: index + 1]))
             if self.step >= end and not (end == self.total and self.phase == -1):
                 continue
             self._enter(index)
-            del phase
             while self.step < end and any(self.alive):
                 if self.hooks.stop():
                     self.save()
                     raise Stopped
-                self._try_step()
-                self._after_step()
-        self._to_members()
-
-    def _try_step(self) -> None:
-        while True:
-            began = time.monotonic()
-            try:
+                began = time.monotonic()
                 self._advance()
-            except torch.OutOfMemoryError:
-                torch.cuda.empty_cache()
-                if self.e > 1:
-                    self._to_members()
-                    raise StackTooLarge from None
-                self.budget.halve()
-                self.micro, self.halvings = self.budget.micro, self.budget.halvings
-                continue
-            self.seconds += time.monotonic() - began
-            return
+                self.seconds += time.monotonic() - began
+                self._after_step()
+        for e, m in enumerate(self.members):
+            if m.reason is None:
+                m.state = self.snapshot(e)
 
     def _after_step(self) -> None:
         self._scale_up()
         for e, m in enumerate(self.members):
             if not self.alive[e] and m.attempt is not None and m.reason:
-                m.attempt.end("diverged", m.reason, **self.summary(e))
+                end = partial(m.attempt.end, "diverged", m.reason, **self.summary(e))
+                self.hooks.write(end)
                 m.attempt = None
-        due = [n for n in self.hooks.every if self.step % n == 0]
-        if due and self.hooks.evaluate is not None:
+        improved = False
+        if self.hooks.evaluate is not None and any(self.step % n == 0 for n in self.hooks.every):
+            self._whole = False  # a checkpoint without this step's values would lose them
             for e, row in enumerate(self.hooks.evaluate(self)):
                 self.checks[e].append({"step": self.step, **row})
+                improved |= self._improves(e, row)
+            self._whole = True
         self.hooks.progress(self)
         s = self.settings
         if s.checkpoint_steps is not None:
-            if self.step % s.checkpoint_steps == 0:
-                self.save()
-        elif time.monotonic() - self._since > s.checkpoint_every:
+            due = self.step % s.checkpoint_steps == 0
+        else:
+            due = time.monotonic() - self._since > s.checkpoint_every
+        if due or improved:
             self.save()
+
+    def _improves(self, e: int, row: Mapping[str, float]) -> bool:
+        """Note the steps at which a value that is watched was best."""
+        before = dict(self.best[e])
+        for name, better in self.hooks.best.items():
+            value = row.get(name)
+            if value is None:
+                continue
+            old = self.best[e].get(name)
+            if old is None or (value < old[0] if better == "lower" else value > old[0]):
+                self.best[e][name] = (value, self.step)
+        return self.best[e] != before
 
     def _scale_up(self) -> None:
         if self.scaler:
@@ -405,8 +373,8 @@ class Trainer:
             "step": self.step,
             "seconds": self.seconds,
             "tokens": self.tokens,
-            "micro": self.micro,
-            "halvings": self.halvings,
+            "parent": self.members[e].parent,
+            "best": {k: list(v) for k, v in self.best[e].items()},
             "curves": {c: arrays.pack(v) for c, v in self.curve(e).items()},
             "checks": self.checks[e],
         }
@@ -431,28 +399,33 @@ class Trainer:
             notes = s[1]
             self.past[e] = {c: list(arrays.unpack(v)) for c, v in notes["curves"].items()}
             self.checks[e] = list(notes["checks"])
+            self.best[e] = {k: (v, s) for k, (v, s) in notes["best"].items()}
         first = states[0]
         assert first is not None
         self.seconds, self.tokens = float(first[1]["seconds"]), float(first[1]["tokens"])
-        self.micro, self.halvings = first[1]["micro"], first[1]["halvings"]
-
-    def _to_members(self) -> None:
-        for e, m in enumerate(self.members):
-            if m.reason is None:
-                m.state = self.snapshot(e)
 
     def save(self) -> None:
-        """Seal a checkpoint of every live member, then retire the older ones."""
+        """Seal a checkpoint of every live member, then retire the older ones.  A member whose
+        attempt was ended by another process gives its slot up."""
         live = [
-            (e, m) for e, m in enumerate(self.members) if self.alive[e] and m.attempt is not None
+            (e, m, m.attempt)
+            for e, m in enumerate(self.members)
+            if self.alive[e] and m.attempt is not None
         ]
-        for e, m in live:
-            assert m.attempt is not None
+        for e, m, attempt in live:
             tensors, notes = self.snapshot(e)
-            m.attempt.seal(self.step, checkpoint.encode(tensors, notes), {"name": m.name})
-        for _, m in live:
-            assert m.attempt is not None
-            m.attempt.retain(1)
+            files = checkpoint.encode(tensors, notes)
+            try:
+                self.hooks.write(
+                    partial(attempt.seal, self.step, files, {"name": m.name, "trial": m.trial})
+                )
+            except Fenced as error:
+                self.alive[e], m.attempt, m.reason = False, None, str(error)
+        for e, m, attempt in live:
+            if m.attempt is not None:
+                best = {step for _, step in self.best[e].values()}
+                with suppress(Fenced):
+                    self.hooks.write(partial(attempt.retain, 1, also=sorted(best)))
         self._since = time.monotonic()
 
     def curve(self, e: int) -> dict[str, list[float]]:
@@ -473,13 +446,14 @@ class Trainer:
         peak = torch.cuda.max_memory_allocated(device) if device.startswith("cuda") else None
         return {
             "step": self.step,
+            "parent": self.members[e].parent,
             "tokens": int(self.tokens),
             "targets": int(self.targets[e].item()),
             "seconds": round(self.seconds, 3),
             "curves": curve,
             "checks": self.checks[e],
             "engine": {
-                "engine": self.engine,
+                "engine": self.loss_of.engine,
                 "stack": self.e,
                 "micro_batch": self.budget.micro,
                 "accumulation": len(self.budget.pieces()),
@@ -490,8 +464,3 @@ class Trainer:
                 "kernel": self.net.kernel,
             },
         }
-
-
-def weights_of(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Parameters alone of a member's state."""
-    return {k[len("param/") :]: t for k, t in state.items() if k.startswith("param/")}

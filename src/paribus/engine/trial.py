@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from paribus import spec as specs
+from paribus.engine.members import Member, Phase
 from paribus.engine.settings import Settings, apply, pick_device
-from paribus.engine.train import Hooks, Member, Phase, Trainer
+from paribus.engine.train import Hooks, Trainer
 from paribus.errors import SpecError, nearest
 from paribus.parts import dump, same
 from paribus.text.data import Data

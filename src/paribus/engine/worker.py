@@ -8,47 +8,55 @@ from __future__ import annotations
 import json
 import os
 import signal
+import stat
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from paribus import parts
-from paribus import spec as specs
-from paribus.engine import checkpoint
-from paribus.engine.budget import OutOfMemory
-from paribus.engine.evaluate import Setting, evaluate
-from paribus.engine.settings import Settings, apply
-from paribus.engine.train import Hooks, Member, Phase, StackTooLarge, Stopped, Trainer, weights_of
-from paribus.errors import ParibusError, Refused, SpecError
-from paribus.store import DiskError, Fenced, Store
+from paribus.engine.evaluate import Setting
+from paribus.engine.judging import judge, missing, setting
+from paribus.engine.members import Stopped
+from paribus.engine.settings import Settings, apply, describe, flags
+from paribus.engine.training import PATIENCE, Leave, train
+from paribus.errors import ParibusError
+from paribus.store import Attempt, DiskError, Store
+from paribus.store.workers import DISK, IDLE, WORKING
 from paribus.text import paths
 from paribus.text.data import Data
 
 STOPPED = 75
+LOOK = (0.2, 2.0)  # seconds between looks at work that others hold: at first, at most
+PARK = (0.2, 5.0)  # seconds between tries while a disk refuses
+SETTLED = ("diverged", "refused")
 
 
 class Worker:
     """Attributes:
-    work: the resolved plan, plain data: packs of trial ids, each trial's conditions.
+    work: the resolved plan, plain data: packs of unit ids, what each unit is, its conditions.
     """
 
     def __init__(self, work: Mapping[str, Any], settings: Settings) -> None:
         self.work, self.settings = work, settings
         self.store = Store(Path(work["home"]))
-        self.id = self.store.new_worker()
-        self.data = Data(Path(work["home"]) / "cache")
         self.stopping = False
         self.parent = os.getppid()
-        self._opened: dict[str, Any] = {}
-        self._said = 0.0
-        parts.use_local(Path(work["local"]) if work.get("local") else None)
-        paths.use_base(Path(work["base"]) if work.get("base") else Path.cwd())
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
             signal.signal(number, self._stop)
+        self.me = self.write(self.store.new_worker)
+        self.id = self.me.id
+        self.data = Data(Path(work["home"]) / "cache")
+        self.opened: dict[str, Any] = {}
+        self.settled: set[str] = set()
+        self._described: Path | None = None
+        self._lost: dict[str, str] = {}
+        parts.use_local(Path(work["local"]) if work.get("local") else None)
+        paths.use_base(Path(work["base"]) if work.get("base") else Path.cwd())
+
+    # ── the process ──
 
     def _stop(self, *_: Any) -> None:
         self.stopping = True
@@ -58,198 +66,180 @@ class Worker:
         return self.stopping or os.getppid() != self.parent
 
     def say(self, **event: Any) -> None:
+        """An event for whoever started this worker.  One that does not read loses it: a stopped
+        reader must not stop the work."""
+        line = json.dumps(event).encode()[:4000] + b"\n"
         try:
-            print(json.dumps(event), flush=True)
+            out = sys.stdout.fileno()
+            if stat.S_ISFIFO(os.fstat(out).st_mode):
+                os.set_blocking(out, False)
+            os.write(out, line)
         except (BrokenPipeError, ValueError):
             self.stopping = True
+        except OSError:
+            pass  # full, or refused
+
+    def beat(self, step: int) -> None:
+        """Where training stands, for those who look."""
+        self.me.step = step
+
+    def log(self, attempt: Attempt, text: str) -> None:
+        """A line of the attempt's log, if the disk takes it."""
+        with suppress(DiskError):
+            attempt.log(text)
+
+    def write(self, call: Callable[[], Any]) -> Any:
+        """Do a write that may be repeated.  While the disk refuses, wait: what is sealed is whole,
+        and what is not stays in memory.  Raises Stopped when asked to stop meanwhile."""
+        pause = PARK[0]
+        while True:
+            try:
+                done = call()
+            except DiskError as error:
+                self._blocked(error, pause)
+                pause = min(PARK[1], 2 * pause)
+                continue
+            if pause != PARK[0]:
+                self._mark(WORKING)
+                self.say(event="unblocked")
+            return done
+
+    def wait_for_disk(self, error: OSError | DiskError) -> None:
+        """Wait until a file of some size can be written again."""
+        self._blocked(error, PARK[0])
+        self.write(lambda: self.store.try_disk(1 << 20))
+
+    def _blocked(self, error: OSError | DiskError, pause: float) -> None:
+        if pause == PARK[0]:
+            self._mark(DISK)
+            self.say(event="blocked", reason=f"disk: {error}")
+        if self.stop():
+            raise Stopped from error
+        time.sleep(pause)
+
+    def _mark(self, mark: str) -> None:
+        if hasattr(self, "me"):
+            self.me.mark = mark
+
+    def describe(self, attempt: Attempt) -> None:
+        """Where this attempt runs and from what: written once, linked from every attempt."""
+        about = {
+            **self.work.get("provenance", {}),
+            "engine": describe(self.settings),
+            "torch": flags(self.settings),
+            "settings": self.settings.data(),
+        }
+        content = json.dumps(about, indent=1, sort_keys=True).encode()
+        self._described = self.write(lambda: attempt.describe(content, self._described))
 
     # ── the loop ──
 
     def run(self) -> int:
         apply(self.settings)
-        for pack in self.work["packs"]:
-            if self.stop():
-                return STOPPED
-            try:
-                self.train(pack)
-                self.evaluate_all(pack)
-            except Stopped:
-                return STOPPED
-        return STOPPED if self.stop() else 0
-
-    def members(self, pack: Sequence[str]) -> Iterator[Member]:
-        """Claim those of a pack that are free."""
-        for trial in pack:
-            before = self.store.state(trial)
-            if before.state in ("failed", "out of memory") and not self.work["trials"][trial].get(
-                "retry"
-            ):
-                continue
-            attempt = self.store.open(trial, self.id)
-            if attempt is None:
-                continue
-            m = member(self.store.spec(trial), trial, self.work["trials"][trial]["name"])
-            m.attempt = attempt
-            if (found := attempt.resume()) is not None:
-                m.state = checkpoint.decode(found.files)
-                attempt.log(f"resumed at step {m.step}")
-            yield m
-
-    def train(self, pack: Sequence[str]) -> None:
-        groups: dict[int, list[Member]] = {}
-        for m in self.members(pack):  # after a crash members may stand at different steps
-            groups.setdefault(m.step, []).append(m)
-        waiting = sorted(groups.values(), key=len, reverse=True)
-        while waiting:
-            group = waiting.pop(0)
-            trainer = Trainer(group, self.settings, self.data, self._hooks(group))
-            try:
-                self._train(trainer, group)
-            except StackTooLarge:
-                half = (len(group) + 1) // 2
-                waiting[:0] = [group[:half], group[half:]]
-            except Stopped:
-                for m in [*group, *(m for g in waiting for m in g)]:
-                    if m.attempt is not None:
-                        m.attempt.end("released", "stopped")
-                raise
-
-    def _train(self, trainer: Trainer, group: list[Member]) -> None:
         try:
-            trainer.run()
-            self._finish(trainer, group)
-        except (Stopped, StackTooLarge):
-            raise
-        except (OutOfMemory, torch.OutOfMemoryError) as error:
-            self._end(trainer, group, "out of memory", str(error).split("\n")[0])
-        except Refused as error:
-            self._end(trainer, group, "refused", str(error))
-        except Fenced as error:
-            self.say(event="fenced", reason=str(error))
-        except DiskError:
-            raise
-        except Exception as error:
-            import traceback
+            return self._run()
+        except Stopped:
+            return STOPPED
+        except Leave as reason:
+            self.say(event="leaves", code=reason.code, reason=str(reason))
+            return reason.code
+        finally:
+            self.me.close()
 
-            for m in group:
-                if m.attempt is not None:
-                    m.attempt.log(traceback.format_exc())
-            self._end(trainer, group, "failed", f"{type(error).__name__}: {error}")
-
-    def _end(self, trainer: Trainer, group: list[Member], state: str, reason: str) -> None:
-        for m in group:
-            if m.attempt is not None:
-                m.attempt.end(state, reason[:500], step=trainer.step)
-                self.say(event="end", trial=m.trial, name=m.name, state=state, reason=reason[:500])
-
-    def _finish(self, trainer: Trainer, group: list[Member]) -> None:
-        for e, m in enumerate(group):
-            if m.attempt is None or m.state is None or m.reason is not None:
-                continue
-            try:
-                content = checkpoint.weights(weights_of(m.state[0]))
-                m.attempt.finish(content, trainer.summary(e))
-                self.say(event="end", trial=m.trial, name=m.name, state="done")
-            except Fenced as error:
-                self.say(event="fenced", trial=m.trial, reason=str(error))
-
-    # ── progress, interval evaluations ──
-
-    def _hooks(self, group: list[Member]) -> Hooks:
-        told = self.work["trials"][group[0].trial]["conditions"]
-        at_times = [c["key"] for c in told if c["every"] and c["spec"]]
-        intervals = [self._setting(group[0].trial, key) for key in at_times]
-
-        def check(trainer: Trainer) -> list[dict[str, float]]:
-            rows: list[dict[str, float]] = [{} for _ in group]
-            for s in intervals:
-                if trainer.step % (s.every or 1):
-                    continue
-                each = [self._setting(m.trial, s.key).spec for m in group]
-                with torch.no_grad():
-                    found = evaluate(
-                        trainer.params, each, s, self.data, self.settings, self._opened
-                    )
-                for row, record in zip(rows, found, strict=True):
-                    row |= {f"{s.key} {k}": v["value"] for k, v in record["metrics"].items()}
-            return rows
-
-        return Hooks(
-            stop=self.stop,
-            progress=lambda t: self._progress(t, group),
-            every=sorted({s.every for s in intervals if s.every}),
-            evaluate=check if intervals else None,
-        )
-
-    def _progress(self, trainer: Trainer, group: list[Member]) -> None:
-        now = time.monotonic()
-        if now - self._said < 1.0 and trainer.step < trainer.total:
-            return
-        self._said = now
-        loss = trainer.curves["loss"][-1].tolist()
-        self.say(
-            event="step", trials=[m.trial for m in group], name=group[0].name, step=trainer.step,
-            total=trainer.total, loss=[x if x == x else None for x in loss],
-        )  # fmt: skip
-        for e, m in enumerate(group):
-            if m.attempt is not None:
-                m.attempt.log(f"step {trainer.step}/{trainer.total} loss {loss[e]:.4f}")
-
-    # ── evaluations ──
-
-    def _setting(self, trial: str, key: str) -> Setting:
-        (c,) = [c for c in self.work["trials"][trial]["conditions"] if c["key"] == key]
-        spec = specs.load(c["spec"])
-        by, n = tuple(c["by"]), c["examples"]
-        return Setting(c["id"], c["key"], spec, c["split"], n, by, c["every"])
-
-    def evaluate_all(self, pack: Sequence[str]) -> None:
-        """Every missing evaluation of the pack's finished trials."""
-        for trial in pack:
-            result = self.store.result(trial)
-            if result is None:
-                continue
-            have = self.store.evaluations(trial)
-            wanted = [c for c in self.work["trials"][trial]["conditions"] if c["id"] not in have]
-            if not wanted or self.store.weights_lost(trial):
-                continue  # the launcher says what was lost
-            params = {
-                k: t[None].to(self.settings.device)
-                for k, t in checkpoint.read_weights(result.weights).items()
-            }
-            for c in wanted:
+    def _run(self) -> int:
+        pause = LOOK[0]
+        while True:
+            moved, busy, weary = False, False, []
+            for pack in self.work["packs"]:
                 if self.stop():
-                    raise Stopped
-                self._evaluate(trial, c, params)
+                    return STOPPED
+                free, held = self._sorted(pack)
+                busy |= held
+                if any(self.store.history(u).losses >= PATIENCE for u in free):
+                    weary.append(free)
+                    continue
+                moved |= self._attend(pack, free)
+            for free in weary if not moved else ():
+                # What was lost again and again waits until nothing else is free.
+                moved |= self._attend(free, free)
+                if moved:
+                    break
+            if not moved:
+                if not busy and not weary:
+                    return 0
+                self._wait(pause)
+            pause = LOOK[0] if moved else min(LOOK[1], 1.5 * pause)
 
-    def _evaluate(self, trial: str, c: Mapping[str, Any], params: dict[str, Any]) -> None:
-        claim = self.store.claim_evaluation(trial, c["id"], self.id)
-        if claim is None:
-            return
-        name = self.work["trials"][trial]["name"]
-        with claim:
-            try:
-                if c.get("refused"):
-                    raise Refused(c["refused"])
-                setting = self._setting(trial, c["key"])
-                (record,) = evaluate(
-                    params, [setting.spec], setting, self.data, self.settings, self._opened
-                )
-            except (Refused, SpecError) as error:
-                record = {"status": "refused", "reason": str(error), "condition": c["id"]}
-            except Exception as error:
-                claim.fail(f"{type(error).__name__}: {error}"[:500])
-                self.say(event="failed", trial=trial, name=name, condition=c["key"],
-                         reason=str(error)[:300])  # fmt: skip
-                return
-            claim.publish({**record, "key": c["key"]})
-            self.say(event="evaluated", trial=trial, name=name, condition=c["key"])
+    def _wait(self, pause: float) -> None:
+        """Others hold what is left: look again soon, in case they are lost."""
+        if self.me.mark != IDLE:
+            self._mark(IDLE)
+            self.say(event="waiting", reason="what is left runs elsewhere")
+        if self.settings.device.startswith("cuda"):
+            import torch
 
+            torch.cuda.empty_cache()
+        time.sleep(pause)
 
-def member(data: Mapping[str, Any], trial: str, name: str) -> Member:
-    """A trial's stored spec as a member of a stack."""
-    phases = [Phase(p["name"], specs.load(p["spec"]), p["optim"]) for p in data["phases"]]
-    return Member(trial, name, int(data["seed"]), phases)
+    def _attend(self, pack: Sequence[str], free: Sequence[str]) -> bool:
+        """Train what is free of a pack, then evaluate what is finished; whether anything was."""
+        moved = False
+        if free:
+            self._mark(WORKING)
+            moved = train(self, free)
+        for unit in pack:
+            if unit in self.settled or self.work["trials"][unit]["until"] is not None:
+                continue
+            if self.store.result(unit) is not None and (wanted := missing(self, unit)):
+                self._mark(WORKING)
+                moved |= judge(self, unit, wanted)
+        return moved
+
+    def _sorted(self, pack: Sequence[str]) -> tuple[list[str], bool]:
+        """(units that are free to be trained, whether others hold some or some wait)."""
+        free, held = [], False
+        for unit in pack:
+            if unit in self.settled:
+                continue
+            told = self.work["trials"][unit]
+            state = self.store.state(unit)
+            if state.state == "done":
+                if told["until"] is not None or self._judged(unit):
+                    self.settled.add(unit)
+                else:
+                    held = True  # evaluated below, by this worker or by those who hold it
+            elif state.state in SETTLED:
+                self.settled.add(unit)
+            elif state.state in ("failed", "out of memory"):
+                if told["retry"] and state.attempt <= told["attempts"]:
+                    free.append(unit)
+                else:
+                    self.settled.add(unit)
+            elif state.state in ("running", "blocked") or self._waits_for_trunk(told["trunk"]):
+                held = True
+            else:
+                free.append(unit)
+        return free, held
+
+    def _judged(self, trial: str) -> bool:
+        return not missing(self, trial) or bool(self.lost(trial))
+
+    def lost(self, trial: str) -> str:
+        """Why a result's weights cannot be used; looked at once, for it reads them all."""
+        if trial not in self._lost:
+            self._lost[trial] = self.store.weights_lost(trial)
+        return self._lost[trial]
+
+    def _waits_for_trunk(self, trunk: str | None) -> bool:
+        """A trunk that cannot be had (failed, say) is not waited for: the trial trains alone."""
+        if trunk is None or trunk not in self.work["trials"] or trunk in self.settled:
+            return False
+        return self.store.state(trunk).state in ("planned", "running", "interrupted", "blocked")
+
+    def setting(self, trial: str, key: str) -> Setting:
+        """A condition of a trial, by its key."""
+        (c,) = [c for c in self.work["trials"][trial]["conditions"] if c["key"] == key]
+        return setting(c)
 
 
 def main() -> int:
@@ -257,6 +247,8 @@ def main() -> int:
     told = json.load(sys.stdin)
     try:
         return Worker(told["work"], Settings(**told["settings"])).run()
+    except Stopped:
+        return STOPPED
     except ParibusError as error:
         print(json.dumps({"event": "error", "reason": str(error)}), flush=True)
         return 1

@@ -1,6 +1,6 @@
-"""Workers as processes of this machine.
+"""Workers as processes of this machine, one a slot.
 
-The launcher starts and stops workers and shows what they say; the store holds all truth.
+The crew starts and stops workers and shows what they say; the store holds all truth.
 """
 
 from __future__ import annotations
@@ -13,201 +13,338 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-STOPPED = 75
-EVERY = 60.0  # seconds between lines of progress in a log
+from paribus.errors import ParibusError
+from paribus.launch import deaths
+from paribus.launch.progress import Progress
+from paribus.store import Store
+
+STOPPED, FRESH, BUSY = 75, 76, 77  # exit codes of workers
+LOOK = 1.0  # seconds between looks at the stop flag and the GPUs
+STUCK = 600.0  # seconds without a step after which a worker is called stuck
+QUICK = 3  # deaths in a row without any work done after which a slot is given up
 
 
 @dataclass
-class Outcome:
-    """How the workers ended: exit codes, the last words of those that broke."""
+class Slot:
+    """A place where one worker runs.
 
-    codes: list[int] = field(default_factory=list)
-    errors: list[str] = field(default_factory=list)
-    stopped: bool = False
+    Attributes:
+        device: "cpu", "cuda:0", "mps".
+        busy: why the device cannot be used now; "" if it can.
+    """
+
+    number: int
+    device: str
+    busy: Callable[[], str] = lambda: ""
+    process: subprocess.Popen[bytes] | None = None
+    running: dict[str, Any] | None = None
+    moved: float = 0.0
+    worked: bool = False
+    deaths: int = 0
+    waits: str = ""
+    over: bool = False
+    called_stuck: bool = False
+    looked: float = -LOOK
+    noise: list[str] = field(default_factory=list)
 
 
-def run(
-    work: Mapping[str, Any],
-    settings: Mapping[str, Any],
-    devices: Sequence[str],
-    on_event: Callable[[dict[str, Any]], None],
-    on_tick: Callable[[], None] = lambda: None,
-) -> Outcome:
-    """Start one worker a device slot, follow them to their end.  Ctrl-C and SIGTERM ask them to
-    stop: they checkpoint and exit."""
-    outcome = Outcome()
-    selector = selectors.DefaultSelector()
-    workers: dict[int, subprocess.Popen[bytes]] = {}
-    noise: dict[int, list[str]] = {}
-    environment = {**os.environ, "OMP_NUM_THREADS": str(settings.get("threads", 1))}
-    for i, device in enumerate(devices):
+@dataclass
+class Limits:
+    """When to stop.
+
+    Attributes:
+        deadline: on the monotonic clock.
+        timeout: seconds without a step after which a trial fails.
+        fail_fast: stop when the same error came in two trials.
+    """
+
+    deadline: float | None = None
+    timeout: float | None = None
+    fail_fast: bool = False
+
+
+class Crew:
+    """Follows workers to their end.
+
+    Attributes:
+        why: why it was stopped; "" while nothing stopped it.
+        interrupted: by Ctrl-C.
+        errors: last words of workers that broke.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        instance: str,
+        progress: Progress,
+        limits: Limits,
+        on_event: Callable[[str, Mapping[str, Any]], None] = lambda kind, e: None,
+    ) -> None:
+        self.store, self.instance = store, instance
+        self.progress, self.limits, self.on_event = progress, limits, on_event
+        self.why, self.interrupted, self.failed_fast = "", False, False
+        self.errors: list[str] = []
+        self.slots: list[Slot] = []
+        self._selector = selectors.DefaultSelector()
+        self._kills = deaths.oom_kills()
+        self._same: dict[str, set[tuple[int, str]]] = {}
+        self._flag = store.stop_asked(instance)
+        self._looked = time.monotonic()
+        self._before: dict[int, Any] = {}
+
+    # ── signals ──
+
+    def __enter__(self) -> Crew:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
+            if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
+                self._before[number] = signal.signal(number, self._signalled)
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        for slot in self.slots:
+            if slot.process is not None and slot.process.poll() is None:
+                slot.process.terminate()
+
+    def _signalled(self, number: int, _: Any) -> None:
+        self.interrupted |= number == signal.SIGINT
+        self.stop(signal.Signals(number).name, now=number == signal.SIGINT and bool(self.why))
+
+    def stop(self, why: str, *, now: bool = False) -> None:
+        """Ask every worker to checkpoint and end; `now`: without a checkpoint."""
+        self.why = self.why or why
+        for slot in self.slots:
+            if slot.process is not None and slot.process.poll() is None:
+                slot.process.send_signal(signal.SIGKILL if now else signal.SIGTERM)
+
+    # ── workers ──
+
+    def preflight(self, slot: Slot, about: Mapping[str, Any]) -> int:
+        """Two steps of each distinct graph in a process of its own: 0, or 2 with the reasons
+        said; 1 if it broke; STOPPED."""
+        out: list[bytes] = []
+        while not self._ready(slot):
+            self._look()
+            if self.why:
+                return STOPPED
+            time.sleep(0.2)
+        self._spawn(slot, "paribus.engine.preflight", about)
+        process = slot.process
+        assert process is not None
+        while self._selector.get_map():
+            for key, _ in self._selector.select(timeout=0.5):
+                self._read(key, lambda _, line: out.append(line))
+            self._look()
+        code = process.wait()
+        slot.process = None
+        if self.why:
+            return STOPPED
+        failed = 0
+        for line in out:
+            finding = json.loads(line)
+            if finding["failed"]:
+                failed = 2
+                self.progress.line(f"preflight: {finding['name']}: {finding['text']}")
+        if code:
+            last = [s for s in slot.noise if s.strip()][-1:] or ["no last words"]
+            self.progress.line(f"preflight ended with code {code}: {last[0]}")
+            return 2 if code > 0 else 1
+        return failed
+
+    def work(
+        self, work: Mapping[str, Any], settings: Mapping[str, Any], slots: Sequence[Slot]
+    ) -> None:
+        """Keep a worker in every slot until nothing is left, or until it is stopped."""
+        self.slots = list(slots)
+        told = [
+            {"work": _rotated(work, i, len(slots)), "settings": {**settings, "device": s.device}}
+            for i, s in enumerate(slots)
+        ]
+        while True:
+            for slot, about in zip(self.slots, told, strict=True):
+                if slot.process is None and not slot.over and not self.why and self._ready(slot):
+                    self._spawn(slot, "paribus.engine.worker", about)
+            if all(s.process is None for s in self.slots) and (
+                self.why or all(s.over for s in self.slots)
+            ):
+                return
+            if self._selector.get_map():
+                for key, _ in self._selector.select(timeout=0.3):
+                    self._read(key, self._event)
+            else:
+                time.sleep(0.1)
+            for slot in self.slots:
+                if slot.process is not None and slot.process.poll() is not None:
+                    self._ended(slot)
+            self._look()
+            self.progress.draw()
+
+    def _ready(self, slot: Slot) -> bool:
+        """Whether the device can be used; says why it is waited for."""
+        if slot.waits and time.monotonic() - slot.looked < LOOK:
+            return False
+        slot.looked = time.monotonic()
+        reason = slot.busy()
+        if reason and reason != slot.waits:
+            event = {"event": "waiting", "worker": slot.number, "reason": reason}
+            self.progress.event(event)
+        slot.waits = reason
+        return not reason
+
+    def _spawn(self, slot: Slot, module: str, told: Mapping[str, Any]) -> None:
+        threads = str(told["settings"].get("threads", 1))
         process = subprocess.Popen(
-            [sys.executable, "-m", "paribus.engine.worker"],
+            [sys.executable, "-m", module],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env=environment,
+            env=_environment(threads),
             start_new_session=True,  # a terminal's Ctrl-C reaches the launcher alone
         )
         assert process.stdin and process.stdout and process.stderr
-        told = {"work": _rotated(work, i, len(devices)), "settings": {**settings, "device": device}}
-        process.stdin.write(json.dumps(told).encode())
-        process.stdin.close()
-        workers[i], noise[i] = process, []
+        slot.process, slot.running, slot.noise = process, None, []
+        slot.moved, slot.worked, slot.called_stuck = time.monotonic(), False, False
         for stream in (process.stdout, process.stderr):
             os.set_blocking(stream.fileno(), False)
-            selector.register(stream, selectors.EVENT_READ, (i, stream is process.stdout, [b""]))
+            self._selector.register(
+                stream, selectors.EVENT_READ, (slot, stream is process.stdout, [b""])
+            )
+        with suppress(BrokenPipeError):
+            process.stdin.write(json.dumps(told).encode())
+            process.stdin.close()
 
-    def stop(*_: Any) -> None:
-        outcome.stopped = True
-        for process in workers.values():
-            if process.poll() is None:
-                process.send_signal(signal.SIGTERM)
+    def _ended(self, slot: Slot) -> None:
+        process = slot.process
+        assert process is not None
+        for key in [k for k in self._selector.get_map().values() if k.data[0] is slot]:
+            self._read(key, self._event, to_the_end=True)
+        slot.process = None
+        code, kills = process.returncode, deaths.oom_kills()
+        oom, self._kills = kills > self._kills, kills
+        slot.deaths = 0 if slot.worked or code in (0, FRESH, BUSY) else slot.deaths + 1
+        if code == 0:
+            slot.over = True
+            return
+        if code not in (STOPPED, FRESH, BUSY):
+            try:
+                said = deaths.charge(self.store, process.pid, code, slot.running, oom)
+            except ParibusError as error:
+                said = f"worker {process.pid} ended with {code}; {error}"
+            last = [line for line in slot.noise if line.strip()][-1:]
+            self.progress.line(": ".join([said, *(s.strip()[:300] for s in last)]))
+            if code > 0 or slot.deaths >= QUICK:
+                self.errors.append(": ".join([said, *(s.strip()[:300] for s in last)]))
+                slot.over = True
+        elif slot.deaths >= QUICK and not self.why:
+            self.errors.append(f"worker {slot.number} was stopped {slot.deaths} times at once")
+            slot.over = True
 
-    before = {n: signal.signal(n, stop) for n in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        while selector.get_map():
-            for key, _ in selector.select(timeout=0.5):
-                _read(key, selector, noise, on_event)
-            on_tick()
-        for i, process in workers.items():
-            code = process.wait()
-            outcome.codes.append(code)
-            if code not in (0, STOPPED):
-                last = [line for line in noise[i] if line.strip()][-1:] or ["no last words"]
-                outcome.errors.append(f"worker {i + 1} ended with code {code}: {last[0].strip()}")
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        for process in workers.values():
-            if process.poll() is None:
-                process.terminate()
-    return outcome
+    # ── what they say, and what else is looked at ──
+
+    def _read(
+        self,
+        key: selectors.SelectorKey,
+        on_line: Callable[[Slot, bytes], None],
+        *,
+        to_the_end: bool = False,
+    ) -> None:
+        slot, is_events, rest = key.data
+        while True:
+            try:
+                chunk = os.read(key.fd, 1 << 16)
+            except BlockingIOError:
+                chunk = b""
+                if not to_the_end:
+                    return
+            if not chunk:
+                self._selector.unregister(key.fileobj)
+                key.fileobj.close()  # type: ignore[union-attr]
+                return
+            *lines, rest[0] = (rest[0] + chunk).split(b"\n")
+            for line in lines:
+                if is_events and line.startswith(b"{"):
+                    with suppress(json.JSONDecodeError):
+                        on_line(slot, line)
+                        continue
+                text = line.decode(errors="replace")
+                slot.noise = [*slot.noise[-40:], text]
+                self.progress.note(f"worker {slot.number}: {text}")
+            if not to_the_end:
+                return
+
+    def _event(self, slot: Slot, line: bytes) -> None:
+        e = {**json.loads(line), "worker": slot.number}
+        slot.moved, slot.called_stuck = time.monotonic(), False
+        kind = e["event"]
+        slot.worked |= kind in ("step", "end", "evaluated", "waiting", "blocked")
+        if kind == "start":
+            slot.running = e
+        self.progress.event(e)
+        if kind == "end" and e["state"] in ("failed", "out of memory"):
+            self.on_event("failed", e)
+        if kind == "failed":
+            self.on_event("failed", e)
+        if kind == "end" and e.get("same"):
+            stack = slot.running["trials"][0] if slot.running else e["trial"]
+            seen = self._same.setdefault(e["same"], set())
+            seen.add((slot.number, stack))
+            if len(seen) == 2:
+                self._repeated(e)
+
+    def _repeated(self, e: Mapping[str, Any]) -> None:
+        if self.limits.fail_fast:
+            self.failed_fast = True
+            self.progress.line(f"the same error came twice ({e['reason']}): stopping")
+            self.stop("the same error came in two trials (--fail-fast)")
+        else:
+            self.progress.line("the same error came twice; --fail-fast would stop here")
+
+    def _look(self) -> None:
+        """The clock, the stop flag, workers without a step."""
+        now = time.monotonic()
+        if now - self._looked < LOOK:
+            return
+        self._looked = now
+        if self.limits.deadline is not None and now > self.limits.deadline and not self.why:
+            self.stop("the time is over")
+        with suppress(ParibusError):
+            flag = self.store.stop_asked(self.instance)
+            if flag is not None and flag != self._flag:
+                self._flag = flag
+                self.stop("asked to stop", now=bool(flag.get("now")))
+        for slot in self.slots:
+            still = now - slot.moved
+            if slot.process is None or slot.running is None:
+                continue
+            if still > STUCK and not slot.called_stuck:
+                slot.called_stuck = True
+                self.progress.line(f"{slot.running['name']}: no step for {still / 60:.0f} min")
+                self.on_event("stuck", slot.running)
+            if self.limits.timeout is not None and still > self.limits.timeout:
+                self._time_out(slot, still)
+
+    def _time_out(self, slot: Slot, still: float) -> None:
+        assert slot.process is not None and slot.running is not None
+        slot.process.kill()
+        slot.process.wait()
+        for trial in slot.running["trials"]:
+            reason = f"timed out: no step for {still:.0f} s (--timeout)"
+            if self.store.end_for_dead(trial, slot.process.pid, "failed", reason):
+                self.progress.line(f"{slot.running['name']}: {reason}")
+
+
+def _environment(threads: str) -> dict[str, str]:
+    """Threads, and GPUs numbered as nvidia-smi numbers them."""
+    own = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+    return {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", **os.environ, **own}
 
 
 def _rotated(work: Mapping[str, Any], i: int, n: int) -> dict[str, Any]:
     """The packs from worker i's share on, so that workers do not all knock at the same door."""
     packs = list(work["packs"])
     return {**work, "packs": packs[i::n] + [p for j, p in enumerate(packs) if j % n != i]}
-
-
-def _read(
-    key: selectors.SelectorKey,
-    selector: selectors.BaseSelector,
-    noise: dict[int, list[str]],
-    on_event: Callable[[dict[str, Any]], None],
-) -> None:
-    i, is_events, rest = key.data
-    chunk = os.read(key.fd, 1 << 16)
-    if not chunk:
-        selector.unregister(key.fileobj)
-        return
-    *lines, rest[0] = (rest[0] + chunk).split(b"\n")
-    for line in lines:
-        text = line.decode(errors="replace")
-        if is_events and text.startswith("{"):
-            try:
-                on_event({**json.loads(text), "worker": i + 1})
-                continue
-            except json.JSONDecodeError:
-                pass
-        noise[i].append(text)
-
-
-def preflight(work: Mapping[str, Any], settings: Mapping[str, Any]) -> int:
-    """Two steps of each distinct graph in a process of its own; 0, or 2 with the reasons said."""
-    done = subprocess.run(
-        [sys.executable, "-m", "paribus.engine.preflight"],
-        input=json.dumps({"work": work, "settings": settings}).encode(),
-        capture_output=True,
-        check=False,
-    )
-    failed = 0
-    for line in done.stdout.decode().splitlines():
-        finding = json.loads(line)
-        if finding["failed"]:
-            failed = 2
-            print(f"paribus: {finding['name']}: {finding['text']}", file=sys.stderr)
-    if done.returncode:
-        last = done.stderr.decode().strip().splitlines()[-1:] or ["no last words"]
-        print(f"paribus: preflight ended with code {done.returncode}: {last[0]}", file=sys.stderr)
-        return 2 if done.returncode > 0 else 1
-    return failed
-
-
-class Progress:
-    """What the person sees: one line that changes in a terminal, plain lines in a log."""
-
-    def __init__(self, total_steps: Mapping[str, int], out: Any = None) -> None:
-        self.out = out or sys.stderr
-        self.live = self.out.isatty()
-        self.total = dict(total_steps)
-        self.at: dict[str, int] = {}
-        self.now: dict[int, str] = {}
-        self.finished = self.evaluated = self.work_done = 0
-        self.began = time.monotonic()
-        self._first: dict[str, int] = {}
-        self._drawn = time.monotonic()
-
-    def event(self, e: dict[str, Any]) -> None:
-        kind = e.get("event")
-        if kind == "step":
-            for t in e["trials"]:
-                self._first.setdefault(t, 0 if e["step"] < 50 else e["step"])
-                self.at[t] = e["step"]
-            loss = next((x for x in e["loss"] if x is not None), None)
-            more = f"+{len(e['trials']) - 1}" if len(e["trials"]) > 1 else ""
-            shown = f" loss {loss:.3f}" if loss is not None else ""
-            self.now[e["worker"]] = f"{e['name']}{more} {e['step']}/{e['total']}{shown}"
-            if not self.live and time.monotonic() - self._drawn > EVERY:
-                self._drawn = time.monotonic()
-                self.line(f"{' · '.join(self.now.values())} · ETA {self.eta()}")
-        elif kind == "end":
-            self.finished += 1
-            self.at[e["trial"]] = self.total.get(e["trial"], 0)
-            self.line(
-                f"{e['name']}: {e['state']}" + (f" ({e['reason']})" if e.get("reason") else "")
-            )
-        elif kind == "evaluated":
-            self.evaluated += 1
-            self.now[e["worker"]] = f"{e['name']} {e['condition']}"
-        elif kind in ("failed", "error", "fenced"):
-            self.line(" ".join(str(v) for k, v in e.items() if k not in ("event", "worker")))
-        if self.live:
-            self.draw()
-
-    def line(self, text: str) -> None:
-        if self.live:
-            self.out.write("\r\x1b[K")
-        share = f"[{self.finished}/{len(self.total)}]"
-        self.out.write(f"{share} {time.monotonic() - self.began:5.0f} s  {text}\n")
-        self.out.flush()
-
-    def eta(self) -> str:
-        done = sum(self.at.get(t, 0) - self._first.get(t, 0) for t in self.total)
-        left = sum(n - self.at.get(t, 0) for t, n in self.total.items())
-        elapsed = time.monotonic() - self.began
-        if done <= 0 or elapsed < 2:
-            return "…"
-        seconds = int(elapsed * left / done)
-        return f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
-
-    def draw(self) -> None:
-        if not self.live or time.monotonic() - self._drawn < 0.2:
-            return
-        self._drawn = time.monotonic()
-        import shutil
-
-        width = shutil.get_terminal_size().columns - 1
-        who = " · ".join(self.now[w] for w in sorted(self.now))
-        text = f"[{self.finished}/{len(self.total)} trials] {who} · ETA {self.eta()}"
-        self.out.write("\r\x1b[K" + text[:width])
-        self.out.flush()
-
-    def close(self) -> None:
-        if self.live:
-            self.out.write("\r\x1b[K")
-            self.out.flush()

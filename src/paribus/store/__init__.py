@@ -4,19 +4,29 @@ from paribus.store.attempts import Attempt
 from paribus.store.checkpoints import Checkpoint
 from paribus.store.evaluations import EvaluationClaim
 from paribus.store.files import DiskError, Fenced, StoreError
+from paribus.store.gc import Removal
+from paribus.store.history import AttemptView, History
 from paribus.store.home import find_home, init_home
+from paribus.store.runs import RunView
 from paribus.store.store import Result, Store, TrialState
+from paribus.store.workers import Beat, Worker
 
 __all__ = [
     "Attempt",
+    "AttemptView",
+    "Beat",
     "Checkpoint",
     "DiskError",
     "EvaluationClaim",
     "Fenced",
+    "History",
+    "Removal",
     "Result",
+    "RunView",
     "Store",
     "StoreError",
     "TrialState",
+    "Worker",
     "find_home",
     "init_home",
 ]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,11 @@ from paribus.store.files import (
     StoreError,
     disk,
     encode,
+    exists,
     numbers,
     publish,
     read,
+    read_bytes,
     sync,
     write,
     write_all,
@@ -37,6 +39,8 @@ FINAL = ("done", "diverged", "refused")
 
 OWN = ("diverged", "out of memory", "failed", "refused", "released")
 """Ends, besides done, that an attempt's owner may publish.  `fenced` is published by others."""
+
+_NAMES = ("claim", "end", "retired", "log", "weights", "checkpoints", "evaluations", "provenance")
 
 _LOOKS = 6  # how often checkpoints may vanish under the eyes before training starts at step 0
 
@@ -55,7 +59,7 @@ def last(attempts: str | Path) -> int:
 
 
 def begun(attempts: str | Path, n: int) -> bool:
-    return os.path.exists(f"{attempts}/{n}/claim") or os.path.exists(f"{attempts}/{n}/end")
+    return exists(f"{attempts}/{n}/claim") or exists(f"{attempts}/{n}/end")
 
 
 def resumable(attempts: Path, n: int) -> list[tuple[int, int]]:
@@ -69,6 +73,15 @@ def resumable(attempts: Path, n: int) -> list[tuple[int, int]]:
         found += [(step, n) for step in checkpoints.sealed(attempts / str(n))]
         n -= 1
     return sorted(found, reverse=True)
+
+
+def accepted(attempts: Path) -> tuple[int, dict[str, Any]] | None:
+    """(number, end) of the newest attempt that ended as done."""
+    for n in range(last(attempts), 0, -1):
+        end = read(f"{attempts}/{n}/end")
+        if end is not None and end["state"] == "done":
+            return n, end
+    return None
 
 
 class Attempt:
@@ -103,55 +116,119 @@ class Attempt:
         with self._owned():
             checkpoints.seal(self.path, step, files, info)
 
-    def resume(self) -> Checkpoint | None:
+    def resume(self, trunk: str | None = None) -> Checkpoint | None:
         """The newest checkpoint of this trial that is whole, made this attempt's own; else None.
 
-        A damaged one is passed over for the next older, and the log says so.  Nothing is taken
-        across a final end: a retired result is trained anew from step 0.
+        `trunk` is the id of a trial that this one begins like: the last checkpoint of its result
+        counts, too.  A damaged one is passed over for the next older, and the log says so.
+        Nothing is taken across a final end: a retired result is trained anew.
         """
+        return self._take(None, trunk)
+
+    def adopt_step(self, step: int, trunk: str | None = None) -> Checkpoint | None:
+        """The checkpoint of this very step, found as by `resume` and made this attempt's own (the
+        best one so far, say, beside the newest); None if there is none that is whole."""
+        return self._take(step, trunk)
+
+    def _take(self, wanted: int | None, trunk: str | None) -> Checkpoint | None:
         damaged: set[tuple[int, int]] = set()
         with self._owned():
             for _ in range(_LOOKS):
-                for step, number in resumable(self.path.parent, self.number):
-                    if (step, number) in damaged:
+                for step, number, source in self._candidates(trunk):
+                    if (step, number) in damaged or wanted not in (None, step):
                         continue
                     try:
                         if number == self.number:
                             return checkpoints.load(self.path, step)
-                        source = self.path.parent / str(number)
                         return checkpoints.adopt(source, step, self.path)
                     except checkpoints.Vanished:
                         break  # its owner has dropped it, so a newer one may stand: look again
                     except checkpoints.Corrupt as reason:
                         damaged.add((step, number))
-                        self.log(f"checkpoint {step} of attempt {number} passed over: {reason}")
+                        where = f"attempt {number}" if number else f"trunk {trunk}"
+                        self.log(f"checkpoint {step} of {where} passed over: {reason}")
                         if number == self.number:
                             checkpoints.drop(self.path, step)
                 else:
                     return None
         return None
 
-    def retain(self, keep: int = 1) -> None:
-        """Drop all but the newest `keep` sealed checkpoints of this attempt (of no other)."""
+    def _candidates(self, trunk: str | None) -> list[tuple[int, int, Path]]:
+        """(step, attempt's number, attempt's folder), newest first; a trunk's has number 0."""
+        root = self.path.parent
+        found = [(step, n, root / str(n)) for step, n in resumable(root, self.number)]
+        if trunk is not None:
+            of_trunk = root.parent.parent / trunk / "attempts"
+            if (result := accepted(of_trunk)) is not None:
+                source = of_trunk / str(result[0])
+                found += [(step, 0, source) for step in checkpoints.sealed(source)[-1:]]
+        return sorted(found, reverse=True)
+
+    def retain(self, keep: int = 1, also: Collection[int] = ()) -> None:
+        """Drop all but the newest `keep` sealed checkpoints of this attempt (of no other); those
+        of the steps `also` stay besides."""
         with self._owned():
-            self._retain(keep)
+            self._retain(keep, also)
+
+    def describe(self, content: bytes, shared: Path | None = None) -> Path:
+        """Write what the attempt runs with, once; returns the file.
+
+        With `shared` (a path in the home) attempts of equal content share one file, which is made
+        there.
+        """
+        path = self.path / "provenance"
+        with self._owned():
+            if read_bytes(path) is not None:
+                return path
+            if shared is not None:
+                with disk(shared):
+                    shared.parent.mkdir(parents=True, exist_ok=True)
+                same = read_bytes(shared) == content
+                if same or publish(shared.parent, shared.name, content):
+                    with suppress(OSError):
+                        os.link(shared, path)
+            if read_bytes(path) is None:
+                publish(self.path, path.name, content)
+        return path
 
     # ── the end ──
 
-    def finish(self, weights: bytes, info: Mapping[str, Any], *, keep: int = 0) -> str:
+    def finish(
+        self,
+        weights: bytes | None,
+        info: Mapping[str, Any],
+        *,
+        keep: int = 0,
+        extra: Mapping[str, bytes] | None = None,
+    ) -> str | None:
         """Publish the result: the file `weights`, then the end {"state": "done", "weights":
-        sha256, **info}.  Returns the hash.
+        sha256, "keep": steps, **info}.  Returns the hash.
 
-        Of the attempt's own checkpoints the newest `keep` stay (a trunk keeps one for its
-        children).
+        A trunk has no weights (None): then there is no file, and the hash is null.  `extra` are
+        further files of the attempt, name -> content, durable before the end, which holds
+        "files": {name: sha256}.  Of the attempt's own checkpoints the newest `keep` stay (a trunk
+        keeps one for its children), also when space is freed.
         """
-        digest = hashlib.sha256(weights).hexdigest()
-        end = self._end("done", "", {**info, "weights": digest})
-        path = self.path / "weights"
-        if not self._stands(end):
-            with self._owned(), disk(path):
-                path.unlink(missing_ok=True)  # what an earlier call left when the disk refused
-                write(path, weights)
+        extra = dict(extra or {})
+        for name in extra:
+            if name in _NAMES or name.startswith(".") or "/" in name or not name:
+                raise StoreError(f"file {name!r}: choose a plain name other than {_NAMES}")
+        files = extra if weights is None else {"weights": weights, **extra}
+        hashes = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+        digest = hashes.pop("weights", None)
+        steps = checkpoints.sealed(self.path)
+        store: dict[str, Any] = {"weights": digest, "keep": steps[max(0, len(steps) - keep) :]}
+        if hashes:
+            store["files"] = hashes
+        if taken := store.keys() & info.keys():
+            raise StoreError(f"info of an end may not hold {sorted(taken)}")
+        end = self._end("done", "", {**info, **store})
+        if self._standing(end) is None:
+            with self._owned(), disk(self.path):
+                for name, data in files.items():
+                    # What an earlier call left when the disk refused is never synced again.
+                    (self.path / name).unlink(missing_ok=True)
+                    write(self.path / name, data)
                 sync(self.path)
         if not self._publish(end):
             raise Fenced(f"{self!r} was ended by another process: this result is not taken")
@@ -174,10 +251,11 @@ class Attempt:
         except Fenced:
             return False
 
-    def _retain(self, keep: int) -> None:
+    def _retain(self, keep: int, also: Collection[int] = ()) -> None:
         steps = checkpoints.sealed(self.path)
         for step in steps[: max(0, len(steps) - keep)]:
-            checkpoints.drop(self.path, step)
+            if step not in also:
+                checkpoints.drop(self.path, step)
 
     def _end(self, state: str, reason: str, info: Mapping[str, Any]) -> dict[str, Any]:
         own = {"state": state, "reason": reason, "token": self.claim["token"]}
@@ -187,34 +265,36 @@ class Attempt:
         encode(end)  # what JSON cannot hold is refused before anything is written
         return end
 
-    def _stands(self, end: Mapping[str, Any]) -> bool:
-        """Whether an earlier call has published this end, although the disk then complained."""
+    def _standing(self, end: Mapping[str, Any]) -> bytes | None:
+        """The bytes of this end, if an earlier call has published it although the disk then
+        complained."""
         found = read(self.path / "end")
         keys = ("token", "state", "weights")
-        return found is not None and all(found.get(key) == end.get(key) for key in keys)
+        if found is None or any(found.get(key) != end.get(key) for key in keys):
+            return None
+        return read_bytes(self.path / "end")
 
     def _publish(self, end: Mapping[str, Any]) -> bool:
-        if not self._stands(end):
+        standing = self._standing(end)
+        if standing is None:
             with self._owned():
-                publish(self.path, "end", encode({**end, "at": now()}, wide=True))
-        if not self._stands(end):
-            return False
-        with disk(self.path):
-            sync(self.path)
-        return True
+                return publish(self.path, "end", encode({**end, "at": now()}, wide=True))
+        return publish(self.path, "end", standing)  # again, so that it is durable
 
     @contextmanager
     def _owned(self) -> Iterator[None]:
         """Look first whether the attempt is still ours, then do the block."""
-        gone = f"{self!r} is gone: its folder was removed"
-        claim, end = read(self.path / "claim"), read(self.path / "end")
-        if claim is None or claim["token"] != self.claim["token"]:
-            raise Fenced(gone)
-        if end is not None:
-            raise Fenced(f"{self!r} has ended: {end['state']} ({end['reason'] or 'no reason'})")
+        self._look()
         try:
             yield
         except DiskError as error:
             if error.errno == errno.ENOENT:
-                raise Fenced(gone) from error
+                self._look()  # its folder may have been removed meanwhile
             raise
+
+    def _look(self) -> None:
+        claim, end = read(self.path / "claim"), read(self.path / "end")
+        if claim is None or claim["token"] != self.claim["token"]:
+            raise Fenced(f"{self!r} is gone: its folder was removed")
+        if end is not None:
+            raise Fenced(f"{self!r} has ended: {end['state']} ({end['reason'] or 'no reason'})")

@@ -1,14 +1,19 @@
 """Evaluations: one sealed record a condition, under the attempt whose weights were used.
 
 <condition>.<k>.claim says who works on it, <condition>.<k> is the record; k counts up over claims
-whose owner was lost and over evaluations that failed.  A claim's owner removes it once its record
-is sealed, so a record that a person deletes is simply evaluated again.
+whose owner was lost, evaluations that failed, and those that were asked for again.  Who takes
+over from a lost owner first puts a record {"fenced": reason} in its place, so that of the two
+exactly one record can come to stand.  A claim's owner removes it once its record is sealed, so a
+record that a person deletes is simply evaluated again.
 """
 
 from __future__ import annotations
 
+import json
+import os
 import re
-from collections.abc import Mapping
+import secrets
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +21,23 @@ from types import TracebackType
 from typing import Any
 
 from paribus.store import owners
-from paribus.store.files import Fenced, StoreError, disk, encode, names, publish, read, sync
+from paribus.store.files import (
+    Fenced,
+    StoreError,
+    disk,
+    encode,
+    names,
+    publish,
+    read,
+    read_bytes,
+    sync,
+)
+
+Judge = Callable[[Mapping[str, Any]], tuple[bool, str]]
 
 _NAME = re.compile(r"([A-Za-z0-9][A-Za-z0-9_-]*)\.([1-9][0-9]*)(\.claim)?")
+_VOID = ("failed", "fenced")  # keys of records that hold no result
+_LOOKS = 6  # how often a claim may change under the eyes before the evaluation counts as busy
 
 
 def scan(folder: Path) -> dict[str, tuple[list[int], list[int]]]:
@@ -37,14 +56,12 @@ def scan(folder: Path) -> dict[str, tuple[list[int], list[int]]]:
 def accepted(
     folder: Path, condition: str, records: list[int], weights: str
 ) -> dict[str, Any] | None:
-    """The record with the highest k that did not fail and was made with these weights.
-
-    The highest, so that the record seen first stays the accepted one if the owner of a lower
-    claim, taken for lost, wakes up and seals its own.
-    """
+    """The record with the highest k that holds a result and was made with these weights."""
     for k in records:
         record = read(f"{folder}/{condition}.{k}")
-        if record is not None and record.get("weights") == weights and "failed" not in record:
+        if record is None or record.get("weights") != weights:
+            continue
+        if not any(key in record for key in _VOID):
             return record
     return None
 
@@ -60,21 +77,94 @@ def failures(folder: Path, weights: str) -> dict[str, list[str]]:
     return found
 
 
-def claim(folder: Path, condition: str, worker: str, weights: str) -> EvaluationClaim | None:
-    """Claim an evaluation; None if its record is sealed or a live owner (or one that cannot be
-    judged from here) holds it.  `folder` is the attempt's folder of evaluations."""
-    records, claims = scan(folder).get(condition, ([], []))
-    if accepted(folder, condition, records, weights) is not None:
-        return None
-    for k in claims:
-        owner = read(folder / f"{condition}.{k}.claim")
-        if owner is None or (k not in records and not owners.judge(owner)[0]):
+def standing(folder: Path, weights: str) -> dict[str, tuple[int, int]]:
+    """condition id -> (k of the accepted record or 0, how many evaluations failed)."""
+    return {
+        condition: _numbers(folder, condition, records, weights)
+        for condition, (records, _) in scan(folder).items()
+    }
+
+
+def _numbers(folder: Path, condition: str, records: list[int], weights: str) -> tuple[int, int]:
+    best = failed = 0
+    for k in records:
+        kind = _kind(f"{folder}/{condition}.{k}", weights)
+        best = best or (k if kind == "result" else 0)
+        failed += kind == "failed"
+    return best, failed
+
+
+def _kind(path: str, weights: str) -> str:
+    """result, failed, fenced, or "" (other weights, gone).
+
+    Keys are sorted: void records begin with theirs, and the weights come last.  So the long middle
+    of a record need not be parsed.
+    """
+    content = read_bytes(path)
+    if content is None:
+        return ""
+    if content.endswith(b'"weights":"%s"}\n' % weights.encode()):
+        for key in _VOID:
+            if content.startswith(b'{"%s":' % key.encode()):
+                return key
+        if content.startswith(b"{"):
+            return "result"
+    try:
+        record = json.loads(content)
+    except ValueError:
+        record = None
+    if not isinstance(record, dict):
+        raise StoreError(f"{path} is damaged; delete it to have it made again")
+    if record.get("weights") != weights:
+        return ""
+    return next((key for key in _VOID if key in record), "result")
+
+
+def claim(
+    folder: Path, condition: str, worker: str, weights: str, judge: Judge, above: int = 0
+) -> EvaluationClaim | None:
+    """Claim an evaluation; None if a record with a result and a k greater than `above` is sealed,
+    or an owner that is not lost holds it.  `folder` is the attempt's folder of evaluations.
+
+    A claim of this very process that an earlier call left behind (the disk refused) is given back.
+    """
+    for _ in range(_LOOKS):
+        records, claims = scan(folder).get(condition, ([], []))
+        if _numbers(folder, condition, records, weights)[0] > above:
             return None
-    k = max([0, *records, *claims]) + 1
+        open_claims = [k for k in claims if k not in records]
+        if not open_claims:
+            break
+        k = open_claims[0]
+        owner = read(folder / f"{condition}.{k}.claim")
+        if owner is None:
+            continue  # sealed or released this moment
+        if owners.mine(owner, worker):
+            return _put(folder, condition, k, weights, owner)
+        lost, reason = judge(owner)
+        if not lost:
+            return None
+        _fence(folder, condition, k, weights, reason)
+    else:
+        return None
     with disk(folder):
         folder.mkdir(exist_ok=True)
         sync(folder.parent)
-    identity = {**owners.identity(worker), "weights": weights}
+    k = max([0, *records, *claims]) + 1
+    return _put(folder, condition, k, weights, {**owners.identity(worker), "weights": weights})
+
+
+def _fence(folder: Path, condition: str, k: int, weights: str, reason: str) -> None:
+    """Put a void record in the place of a lost owner's: it cannot seal one any more."""
+    void = {"fenced": reason, "token": secrets.token_hex(8), "weights": weights}
+    if publish(folder, f"{condition}.{k}", encode(void, wide=True)):
+        with suppress(OSError):
+            os.unlink(folder / f"{condition}.{k}.claim")
+
+
+def _put(
+    folder: Path, condition: str, k: int, weights: str, identity: dict[str, Any]
+) -> EvaluationClaim | None:
     if not publish(folder, f"{condition}.{k}.claim", encode(identity)):
         return None
     mine = EvaluationClaim(folder, condition, k, weights, identity)
@@ -91,7 +181,8 @@ def claim(folder: Path, condition: str, worker: str, weights: str) -> Evaluation
 class EvaluationClaim:
     """An evaluation that this process has claimed: publish its record, or fail or release it.
 
-    Used as a context manager it releases what was neither published nor failed.
+    Used as a context manager it releases what was neither published nor failed.  After a
+    DiskError `publish` and `fail` may be called again with the same content.
     """
 
     folder: Path
@@ -104,11 +195,13 @@ class EvaluationClaim:
 
     def publish(self, record: Mapping[str, Any]) -> None:
         """Seal the record.  Its "weights" is filled in; another hash there is a StoreError, and so
-        are NaN and the key "failed".  Raises Fenced if the evaluation is no longer ours."""
+        are NaN and the keys "failed" and "fenced".  Raises Fenced if the evaluation is no longer
+        ours."""
         if record.get("weights", self.weights) != self.weights:
             raise StoreError(f"record of {self.condition}: made with other weights than claimed")
-        if "failed" in record:
-            raise StoreError(f"record of {self.condition}: the key 'failed' is the store's")
+        for key in _VOID:
+            if key in record:
+                raise StoreError(f"record of {self.condition}: the key {key!r} is the store's")
         self._seal({**record, "weights": self.weights})
 
     def fail(self, reason: str) -> None:
@@ -119,18 +212,20 @@ class EvaluationClaim:
         """Give the claim back without a word (a clean stop, weights that are gone)."""
         self.settled = True
         path = self.folder / f"{self.condition}.{self.k}.claim"
-        if (read(path) or {}).get("token") == self.claim["token"]:
-            with suppress(OSError):
+        with suppress(OSError, StoreError):
+            if (read(path) or {}).get("token") == self.claim["token"]:
                 path.unlink()
 
     def _seal(self, record: dict[str, Any]) -> None:
         content = encode(record, wide=True)
         name = f"{self.condition}.{self.k}"
-        standing = read(self.folder / f"{name}.claim") or {}
-        records, claims = scan(self.folder).get(self.condition, ([], []))
-        beaten = max([0, *records, *claims]) > self.k
-        if beaten or standing.get("token") != self.claim["token"]:
-            raise Fenced(f"evaluation {name} was taken over: this record is not taken")
+        if read_bytes(self.folder / name) != content:
+            claim = read(self.folder / f"{name}.claim") or {}
+            records, claims = scan(self.folder).get(self.condition, ([], []))
+            beaten = max([0, *records, *claims]) > self.k
+            if beaten or claim.get("token") != self.claim["token"]:
+                raise Fenced(f"evaluation {name} was taken over: this record is not taken")
+        # Where it stands already the disk complained to an earlier call: now it is made durable.
         if not publish(self.folder, name, content):
             raise Fenced(f"evaluation {name} has a record already: this one is not taken")
         self.release()

@@ -12,7 +12,6 @@ import json
 import os
 import re
 import secrets
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Any
 from paribus.errors import ParibusError
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+_TRIES = 3  # how often a temporary file may be cleared away under its writer's hands
 
 
 class StoreError(ParibusError):
@@ -74,20 +74,41 @@ def encode(content: Any, *, wide: bool = False) -> bytes:
         raise StoreError(f"this cannot be written as JSON: {error}") from error
 
 
-def read(path: str | Path) -> dict[str, Any] | None:
-    """The JSON object in `path`; None if there is no such file; StoreError if it is damaged."""
+def read_bytes(path: str | Path) -> bytes | None:
+    """What `path` holds; None if there is no such file; DiskError if it cannot be read."""
     try:
         with open(path, "rb", buffering=0) as file:
-            content = json.loads(file.read().decode())
+            return file.read()
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except ValueError as error:
-        raise StoreError(f"{path} is damaged ({error}); delete it to have it made again") from error
     except OSError as error:
         raise DiskError(f"{path}: {error.strerror or error}", error.errno) from error
+
+
+def read(path: str | Path) -> dict[str, Any] | None:
+    """The JSON object in `path`; None if there is no such file; StoreError if it is damaged."""
+    found = read_bytes(path)
+    if found is None:
+        return None
+    try:
+        content = json.loads(found.decode())
+    except ValueError as error:
+        raise StoreError(f"{path} is damaged ({error}); delete it to have it made again") from error
     if not isinstance(content, dict):
         raise StoreError(f"{path} is damaged (no JSON object); delete it to have it made again")
     return content
+
+
+def exists(path: str | Path) -> bool:
+    """Whether something is there; DiskError if that cannot be seen: then neither yes nor no may
+    be assumed, as os.path.exists does."""
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise DiskError(f"{path}: {error.strerror or error}", error.errno) from error
+    return True
 
 
 def names(folder: str | Path) -> list[str]:
@@ -96,6 +117,8 @@ def names(folder: str | Path) -> list[str]:
         return [name for name in os.listdir(folder) if not name.startswith(".")]
     except (FileNotFoundError, NotADirectoryError):
         return []
+    except OSError as error:
+        raise DiskError(f"{folder}: {error.strerror or error}", error.errno) from error
 
 
 def numbers(folder: str | Path) -> list[int]:
@@ -150,43 +173,51 @@ def publish(folder: Path, name: str, content: bytes) -> bool:
 
     Whatever link() says, what stands in the file decides: over a network it can fail after
     taking effect.  So two publishers that must be told apart need different contents (a token).
-    Raises DiskError if it cannot be known, or is not durable.
+    Raises DiskError if it cannot be known, or is not durable; then it may be published all the
+    same, and calling again with the same content is how to find out and to make it durable.
     """
     target = folder / name
-    temporary = folder / f".{name}-{secrets.token_hex(8)}"
     with disk(target):
-        write(temporary, content)
-        try:
-            failure: OSError | None = None
+        for tries in range(_TRIES):
+            temporary = folder / f".{name}-{secrets.token_hex(8)}"
+            write(temporary, content)
             try:
-                os.link(temporary, target)
-            except OSError as error:
-                failure = error
-            try:
-                mine = target.read_bytes() == content
-            except FileNotFoundError as error:
-                raise failure or error from None
-            sync(folder)
-        finally:
-            with suppress(OSError):
-                os.unlink(temporary)
-    return mine
+                failure: OSError | None = None
+                try:
+                    os.link(temporary, target)
+                except OSError as error:
+                    failure = error
+                found = read_bytes(target)
+                if found is None:
+                    if tries + 1 < _TRIES and isinstance(failure, FileNotFoundError):
+                        continue  # the temporary file was taken for a dead writer's
+                    raise failure or FileNotFoundError(errno.ENOENT, "it vanished", str(target))
+                sync(folder)
+                return found == content
+            finally:
+                with suppress(OSError):
+                    os.unlink(temporary)
+    raise AssertionError("the last try returns or raises")
 
 
 def replace(path: Path, content: bytes) -> None:
     """Write a picture: a file that one process writes and that may be made again at any time."""
-    temporary = path.parent / f".{path.name}-{secrets.token_hex(8)}"
     with disk(path):
-        with suppress(FileNotFoundError):
-            if path.read_bytes() == content:
-                return
-        write(temporary, content)
-        try:
-            os.replace(temporary, path)
-        except OSError:
-            with suppress(OSError):
-                os.unlink(temporary)
-            raise
+        if read_bytes(path) == content:
+            return
+        for tries in range(_TRIES):
+            temporary = path.parent / f".{path.name}-{secrets.token_hex(8)}"
+            write(temporary, content)
+            try:
+                os.replace(temporary, path)
+                break
+            except FileNotFoundError:
+                if tries + 1 == _TRIES:
+                    raise
+            except OSError:
+                with suppress(OSError):
+                    os.unlink(temporary)
+                raise
         sync(path.parent)
 
 
@@ -198,7 +229,15 @@ def share(source: Path, target: Path) -> None:
         # The link may have been made all the same: writing into it would write into the source.
         with suppress(FileNotFoundError):
             os.unlink(target)
-        with open(source, "rb") as old, open(target, "xb") as new:
-            shutil.copyfileobj(old, new, 1 << 20)
-            new.flush()
-            os.fsync(new.fileno())
+        _copy(source, target)
+
+
+def _copy(source: Path, target: Path) -> None:
+    with open(source, "rb", buffering=0) as old:
+        descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        try:
+            while block := old.read(1 << 20):
+                write_all(descriptor, block)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -2,7 +2,7 @@
 
 On one machine this is known at once: the process id together with the process's start time is
 never reused within a boot.  A claim from elsewhere (another machine, another container's process
-ids) cannot be judged from here; it counts as busy, and the reason says so.
+ids) cannot be judged by this; `workers.Watch` judges it by its beat.
 """
 
 from __future__ import annotations
@@ -46,8 +46,20 @@ def identity(worker: str) -> dict[str, Any]:
     }
 
 
+def mine(claim: Mapping[str, Any], worker: str) -> bool:
+    """Whether this very process wrote `claim` in the name of `worker`."""
+    own = identity(worker)
+    return all(claim.get(key) == own[key] for key in ("boot", "pidns", "pid", "start", "worker"))
+
+
 def judge(claim: Mapping[str, Any]) -> tuple[bool, str]:
     """(lost, reason): whether the process that wrote `claim` is gone for certain."""
+    alive, reason = look(claim)
+    return alive is False, reason
+
+
+def look(claim: Mapping[str, Any]) -> tuple[bool | None, str]:
+    """(alive, reason) of the process that wrote `claim`; None if it cannot be seen from here."""
     here = place()
     pid, host = claim["pid"], claim["host"]
     who = f"process {pid} on {host} (worker {claim['worker']})"
@@ -55,22 +67,22 @@ def judge(claim: Mapping[str, Any]) -> tuple[bool, str]:
         # Images are cloned with their machine id, and names are reused: only both together are
         # taken for the same machine.
         if here["machine"] and (claim["machine"], host) == (here["machine"], here["host"]):
-            return True, f"{who} ended when the machine was restarted"
-        return False, f"{who}: another machine, so it cannot be seen from here whether it lives"
+            return False, f"{who} ended when the machine was restarted"
+        return None, f"{who}: another machine, so it cannot be seen from here whether it lives"
     if claim["pidns"] != here["pidns"]:
-        return False, f"{who}: another container, so it cannot be seen from here whether it lives"
+        return None, f"{who}: another container, so it cannot be seen from here whether it lives"
     try:
         looked = _look(pid)
     except PermissionError:
-        return False, f"{who}: hidden by the system, so it cannot be seen whether it works"
+        return None, f"{who}: hidden by the system, so it cannot be seen whether it works"
     if looked is None:
-        return True, f"{who} is gone"
+        return False, f"{who} is gone"
     start, state = looked
     if start != claim["start"]:
-        return True, f"{who} is gone, and its number is another process's now"
+        return False, f"{who} is gone, and its number is another process's now"
     if state in ("Z", "X"):
-        return True, f"{who} is dead"
-    return False, who
+        return False, f"{who} is dead"
+    return True, who
 
 
 @functools.cache

@@ -1,11 +1,13 @@
 """`Store`: the one way into a home of results.
 
     <home>/
+      .paribus                 marks the folder as a home, and says its format
       workers/<worker>
       trials/<id>/  spec.json
         attempts/<n>/  claim  log  checkpoints/<step>/{files, manifest}  weights  end  retired?
-                       evaluations/<condition>.<k>.claim  evaluations/<condition>.<k>
+                       provenance  evaluations/<condition>.<k>.claim  evaluations/<condition>.<k>
       studies/<name>@<scale>/  study.json  plan.json  amendments/  names/  results.csv  report/
+                               runs/<run>  stop
 
 Plain files are the truth, each written by one process.  A person may delete a record, or the
 whole folder of a trial, at any time: it is then simply to be done again.
@@ -15,20 +17,20 @@ from __future__ import annotations
 
 import hashlib
 import os
-import socket
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from paribus.store import attempts, evaluations, owners, studies
-from paribus.store.attempts import FINAL, Attempt
+from paribus.store import attempts, evaluations, gc, history, owners, runs, studies, workers
+from paribus.store.attempts import FINAL, OWN, Attempt
 from paribus.store.evaluations import EvaluationClaim
 from paribus.store.files import (
     StoreError,
     check_id,
     disk,
     encode,
+    exists,
     names,
     publish,
     read,
@@ -36,6 +38,11 @@ from paribus.store.files import (
     sync,
     write,
 )
+from paribus.store.gc import Removal
+from paribus.store.history import AttemptView, History
+from paribus.store.home import check_format
+from paribus.store.runs import RunView
+from paribus.store.workers import Beat, Watch, Worker
 
 _STATES = {"released": "interrupted", "fenced": "interrupted"}
 
@@ -44,14 +51,16 @@ _STATES = {"released": "interrupted", "fenced": "interrupted"}
 class TrialState:
     """How a trial stands.
 
-    state: planned, running, interrupted, done, diverged, out of memory, failed or refused.
+    state: planned, running, blocked (its worker waits for the disk or a GPU), interrupted, done,
+        diverged, out of memory, failed or refused.
     attempt: the last attempt's number, 0 if there was none.
-    reason: one line; for a running trial, who holds it.
+    reason: one line; for a running trial, who holds it; for a blocked one, what it waits for.
     end, claim: the last attempt's, None if there is none.
     retired: the last attempt was retired, so the trial waits to be attempted again (its state is
         then "planned"; the old result is still `Store.result`).
     last_step: the newest sealed checkpoint that work would go on from, in steps; 0 if there is
         none.  Of a trial that has ended for good: the step that its end names, else 0.
+    beat: what the worker of a running or blocked trial said last; None if it said nothing.
     """
 
     state: str
@@ -61,14 +70,16 @@ class TrialState:
     claim: dict[str, Any] | None = None
     retired: bool = False
     last_step: int = 0
+    beat: Beat | None = None
 
 
 @dataclass(frozen=True)
 class Result:
     """A trial's accepted result: the attempt that ended as done.
 
-    `end` holds "weights" (their sha256) and what `Attempt.finish` was told; `weights` is the file,
-    which may have been deleted to save space.  `retired`: a newer result has been asked for.
+    `end` holds "weights" (their sha256; None for a trunk, which has none) and what
+    `Attempt.finish` was told; `weights` is the file, which may have been deleted to save space.
+    `retired`: a newer result has been asked for.
     """
 
     trial: str
@@ -87,10 +98,21 @@ class Result:
 
 
 class Store:
-    """The store in `home`.  Nothing is created before something is written."""
+    """The store in `home`.  Nothing is created before something is written.
 
-    def __init__(self, home: Path) -> None:
+    `patience`: for how many seconds an owner that cannot be seen from here (another machine,
+    another container) may give no sign of life before it counts as lost; by default
+    $PARIBUS_PATIENCE, else 60.  It is counted from look to look of this very object, so only a
+    process that goes on looking takes anything over.
+    Raises StoreError if the home was made by a newer paribus.
+    Every call that writes may simply be repeated after a DiskError.
+    """
+
+    def __init__(self, home: Path, patience: float | None = None) -> None:
         self.home = Path(home).absolute()
+        check_format(self.home)
+        self.patience = workers.patience_from_environment() if patience is None else patience
+        self.watch = Watch(self.home / "workers", self.patience)
 
     def study_dir(self, instance: str) -> Path:
         return self.home / "studies" / studies.check_instance(instance)
@@ -98,16 +120,22 @@ class Store:
     def trial_dir(self, trial: str) -> Path:
         return self.home / "trials" / check_id("trial", trial)
 
-    def new_worker(self) -> str:
-        """Register this process: makes workers/<wid>, 16 bytes: a beat's and a step's number, 8
-        hex digits each.  Returns wid."""
-        host = "".join(c if c.isascii() and c.isalnum() else "-" for c in socket.gethostname())
-        worker = f"{host.strip('-') or 'host'}-{os.getpid()}-{os.urandom(4).hex()}"
-        path = self.home / "workers" / worker
+    # ── workers ──
+
+    def new_worker(self) -> Worker:
+        """Register this process, and beat for it until the worker is closed or the process ends."""
+        return Worker(self.home / "workers", self.patience).start()
+
+    def beat(self, worker: str) -> Beat | None:
+        """What a worker said last; None if its file is gone."""
+        return workers.beat(self.home / "workers", worker)
+
+    def try_disk(self, size: int) -> None:
+        """Write and remove a file of `size` bytes; DiskError while the disk refuses."""
+        path = self.home / "workers" / f".try-{os.urandom(8).hex()}"
         with disk(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write(path, b"%08x%08x" % (0, 0))
-        return worker
+            write(path, bytes(size))
+            os.unlink(path)
 
     # ── studies ──
 
@@ -142,12 +170,33 @@ class Store:
     def studies(self) -> list[str]:
         """The studies that have a study.json, sorted."""
         root = self.home / "studies"
-        return sorted(name for name in names(root) if (root / name / "study.json").exists())
+        return sorted(name for name in names(root) if exists(root / name / "study.json"))
 
     def link_name(self, instance: str, name: str, trial: str) -> None:
         """Make names/<name> of the study a link to the trial, in place of an older link.
         A '/' in a name makes folders."""
         studies.link(self.study_dir(instance), name, self.trial_dir(trial))
+
+    def begin_run(self, instance: str, what: Mapping[str, Any]) -> str:
+        """Say that this process runs the study (`what` is for show); the id for `end_run`."""
+        return runs.begin(self.study_dir(instance), what)
+
+    def end_run(self, instance: str, run: str) -> None:
+        """Say that it does so no longer.  Twice is fine."""
+        runs.end(self.study_dir(instance), run)
+
+    def runs(self, instance: str) -> list[RunView]:
+        """The runs of a study that have begun and not said that they ended, oldest first."""
+        return runs.views(self.study_dir(instance))
+
+    def ask_stop(self, instance: str, now: bool) -> None:
+        """Ask the runs of a study to stop: after the trials at work, or `now`."""
+        runs.ask_stop(self.study_dir(instance), now)
+
+    def stop_asked(self, instance: str) -> dict[str, Any] | None:
+        """{token, now, at} of the last call of `ask_stop`; a run notes the token when it begins,
+        and stops when it has changed."""
+        return runs.stop_asked(self.study_dir(instance))
 
     # ── trials ──
 
@@ -156,8 +205,10 @@ class Store:
         two specs with one id mean that the id does not cover all of the spec."""
         folder = self.trial_dir(trial)
         path = folder / "spec.json"
+        if read(path) == spec:
+            return
         content = encode(spec)
-        if not path.exists():
+        if not exists(path):
             with disk(folder):
                 folder.mkdir(parents=True, exist_ok=True)
                 sync(folder.parent)
@@ -175,43 +226,46 @@ class Store:
     def trials(self) -> list[str]:
         """The ids of the trials declared here, sorted."""
         root = self.home / "trials"
-        return sorted(name for name in names(root) if (root / name / "spec.json").exists())
+        return sorted(name for name in names(root) if exists(root / name / "spec.json"))
 
     def state(self, trial: str) -> TrialState:
         """How the trial stands now; changes nothing."""
         root = self.trial_dir(trial) / "attempts"
         n = attempts.last(root)
         end, claim = read(f"{root}/{n}/end"), read(f"{root}/{n}/claim")
-        if end is None and claim is None:
-            return TrialState("planned")
-        if end is None and claim is not None:
-            lost, reason = owners.judge(claim)
-            state, retired = ("interrupted" if lost else "running"), None
-        elif end is not None:
+        beat = retired = None
+        if end is not None:
             retired = read(f"{root}/{n}/retired")
             state, reason = _STATES.get(end["state"], end["state"]), end["reason"]
-        if retired is not None:
-            state, reason = "planned", f"retired: {retired['reason']}"
+            if retired is not None:
+                state, reason = "planned", f"retired: {retired['reason']}"
+        elif claim is not None:
+            lost, reason = self.watch.judge(claim)
+            state = "interrupted" if lost else "running"
+            beat = None if lost else self.beat(str(claim["worker"]))
+            if beat is not None and beat.mark in (workers.DISK, workers.GPU):
+                state, reason = "blocked", f"{workers.MARKS[beat.mark]}: {reason}"
+        else:
+            return TrialState("planned")
         if end is not None and end["state"] in FINAL:
             step = int(end.get("step", 0))
         else:
             step = max(attempts.resumable(root, n), default=(0, 0))[0]
-        return TrialState(state, n, reason, end, claim, retired is not None, step)
+        return TrialState(state, n, reason, end, claim, retired is not None, step, beat)
 
     def result(self, trial: str) -> Result | None:
         """The newest attempt that ended as done.  A retired one stays until there is a newer."""
         root = self.trial_dir(trial) / "attempts"
-        for n in range(attempts.last(root), 0, -1):
-            end = read(f"{root}/{n}/end")
-            if end is not None and end["state"] == "done":
-                retired = os.path.exists(f"{root}/{n}/retired")
-                return Result(trial, n, root / str(n), end, retired)
-        return None
+        if (found := attempts.accepted(root)) is None:
+            return None
+        n, end = found
+        retired = exists(f"{root}/{n}/retired")
+        return Result(trial, n, root / str(n), end, retired)
 
     def weights_lost(self, trial: str) -> str:
         """Why the result's weights cannot be used: gone, or damaged; "" if they are whole."""
         result = self.result(trial)
-        if result is None:
+        if result is None or result.end["weights"] is None:
             return ""
         try:
             with open(result.weights, "rb") as file:
@@ -220,65 +274,124 @@ class Store:
             return "its weights are gone"
         return "" if whole else "its weights are damaged"
 
+    def attempts(self, trial: str) -> list[AttemptView]:
+        """All attempts, oldest first."""
+        return history.views(self.trial_dir(trial) / "attempts")
+
+    def history(self, trial: str) -> History:
+        """Losses, lack of memory and failures so far, as they count for what is done next."""
+        return history.history(self.trial_dir(trial) / "attempts", self.watch.judge)
+
     def open(self, trial: str, worker: str) -> Attempt | None:
         """Claim the trial's next attempt; None if it is finished, or busy (`state` says why).
 
-        The owner of an unfinished attempt that is gone for certain is fenced here.  A trial that
-        failed or ran out of memory is attempted again: who calls decides whether it should be.
+        The owner of an unfinished attempt that is lost is fenced here.  A trial that failed or ran
+        out of memory is attempted again: who calls decides whether it should be.
         Raises StoreError if the trial was not declared.  After a DiskError the claim may stand all
-        the same; it is given up when this process exits.
+        the same: an attempt that this process holds in the name of `worker` is given back.
         """
         folder = self.trial_dir(trial)
         root = folder / "attempts"
         while n := attempts.last(root):
-            end = read(root / str(n) / "end")
+            path = root / str(n)
+            end = read(path / "end")
             if end is None:
-                if not self._fence(root / str(n)):
+                claim = read(path / "claim")
+                if claim is not None and owners.mine(claim, worker):
+                    return self._claim(trial, path, claim)
+                if not self._fence(path):
                     return None
                 continue
-            if end["state"] in FINAL and not (root / str(n) / "retired").exists():
+            if end["state"] in FINAL and not exists(path / "retired"):
                 return None
             break
-        if not (folder / "spec.json").exists():
+        if not exists(folder / "spec.json"):
             raise StoreError(f"trial {trial} is not declared in {self.home}")
         path = root / str(n + 1)
         with disk(path):
             if n:
                 sync(root / str(n))  # an end that a power cut could undo is not acted on
             path.mkdir(parents=True, exist_ok=True)
-            claim = owners.identity(worker)
-            if not publish(path, "claim", encode(claim)):
-                return None
-            for parent in (root, folder, folder.parent, self.home):
+        claim = {**owners.identity(worker), "patience": self.patience}
+        return self._claim(trial, path, claim)
+
+    def _claim(self, trial: str, path: Path, claim: Mapping[str, Any]) -> Attempt | None:
+        if not publish(path, "claim", encode(claim)):
+            return None
+        root = path.parent
+        for parent in (root, root.parent, root.parent.parent, self.home):
+            with disk(parent):
                 sync(parent)
         return Attempt(path, trial, claim)
 
-    def retire(self, trial: str, why: str) -> None:
+    def end_for_dead(self, trial: str, pid: int, state: str, reason: str, **info: Any) -> bool:
+        """End the last attempt in the place of its owner: process `pid` of this machine, which has
+        died; `state` is one of `OWN`.  False if that is not so, or somebody has ended it."""
+        if state not in OWN:
+            raise StoreError(f"end {state!r}: valid: {', '.join(OWN)}")
+        root = self.trial_dir(trial) / "attempts"
+        path = root / str(attempts.last(root))
+        claim = read(path / "claim")
+        if claim is None or claim["pid"] != pid or owners.look(claim)[0] is not False:
+            return False
+        here = owners.place()
+        if any(claim[key] != here[key] for key in ("boot", "pidns")):
+            return False
+        token = f"{claim['token']}-for-{pid}"
+        end = {**info, "state": state, "reason": reason, "token": token}
+        # Standing already: the disk complained to an earlier call, and now it is made durable.
+        found = read(path / "end") or {}
+        again = found.get("token") == token and found.get("state") == state
+        end["at"] = found["at"] if again else owners.now()
+        return publish(path, "end", encode(end, wide=True))
+
+    def retire(self, trial: str, why: str, number: int | None = None) -> bool:
         """Ask for the trial to be attempted again although its last attempt has ended.
 
         Its result, if it has one, stays the result until a newer attempt is done.
+        Nothing is done, and False returned, if the last attempt is another than `number` (by
+        default any will do): somebody else has asked already.
         Raises StoreError if it runs, or was never attempted.  Retiring twice is fine.
         """
         root = self.trial_dir(trial) / "attempts"
         n = attempts.last(root)
         if not n:
             raise StoreError(f"trial {trial} was never attempted: there is nothing to retire")
+        if number not in (None, n):
+            return False
         path = root / str(n)
         if read(path / "end") is None and not self._fence(path):
             raise StoreError(f"trial {trial} is running: {self.state(trial).reason}")
         publish(path, "retired", encode({"reason": why, "at": owners.now()}))
+        return True
 
     def _fence(self, path: Path) -> bool:
-        """End an attempt whose owner is gone for certain; False if that is not so, or not known."""
+        """End an attempt whose owner is lost; False if that is not so, or not known yet."""
         claim = read(path / "claim")
         if claim is None:  # deleted by a person this moment: look again
-            return not path.exists() or (path / "end").exists()
-        lost, reason = owners.judge(claim)
+            return not exists(path) or exists(path / "end")
+        lost, reason = self.watch.judge(claim)
         if lost:
             token = os.urandom(8).hex()
             end = {"state": "fenced", "reason": reason, "token": token, "at": owners.now()}
             publish(path, "end", encode(end, wide=True))
         return lost
+
+    # ── space ──
+
+    def gc(self, keep_trunks: Collection[str] = ()) -> list[Removal]:
+        """What could be removed to free space, sorted by path; removes nothing.
+
+        Checkpoints of trials whose last attempt is done and not retired, but those that the end of
+        their attempt keeps; a trunk's all, unless its id is in `keep_trunks` (a trial that begins
+        like it is unfinished).  Temporary files and half-written checkpoints of owners that are
+        gone for certain (not only silent), and their worker files.  Never weights, records or logs.
+        """
+        return gc.find(self.home, owners.judge, keep_trunks)
+
+    def remove(self, removals: Collection[Removal]) -> int:
+        """Remove what `gc` listed, but what is needed again by now; the bytes set free."""
+        return gc.remove(self.home, owners.judge, removals)
 
     # ── evaluations, of the accepted result only ──
 
@@ -307,15 +420,28 @@ class Store:
             return {}
         return evaluations.failures(result.evaluations, result.end["weights"])
 
-    def claim_evaluation(self, trial: str, condition: str, worker: str) -> EvaluationClaim | None:
+    def record_numbers(self, trial: str) -> dict[str, tuple[int, int]]:
+        """condition id -> (k of the accepted record or 0, how many evaluations failed), of the
+        accepted result.  Records are not parsed for it."""
+        if (result := self.result(trial)) is None:
+            return {}
+        return evaluations.standing(result.evaluations, result.end["weights"] or "")
+
+    def claim_evaluation(
+        self, trial: str, condition: str, worker: str, above: int = 0
+    ) -> EvaluationClaim | None:
         """Claim the evaluation of the trial's result under a condition.
 
-        None if it is sealed, if a live owner holds it, and if the trial has no result or its
-        weights were deleted (`result(trial).weights` says).  A failed evaluation can be claimed
-        again: who calls decides whether it should be (`failed_evaluations`).
+        None if it is sealed, if an owner that is not lost holds it, and if the trial has no result
+        or its weights were deleted (`result(trial).weights` says).  A failed evaluation can be
+        claimed again: who calls decides whether it should be (`failed_evaluations`).
+        `above`: claim it although it is sealed, if the record's number (`record_numbers`) is not
+        greater; the old record is kept, and accepted until the new one is sealed.
+        After a DiskError the claim may stand all the same: it is given back by the next call.
         """
         check_id("condition", condition)
         result = self.result(trial)
-        if result is None or not result.weights.exists():
+        if result is None or not exists(result.weights):
             return None
-        return evaluations.claim(result.evaluations, condition, worker, result.end["weights"])
+        weights, judge = result.end["weights"], self.watch.judge
+        return evaluations.claim(result.evaluations, condition, worker, weights, judge, above)

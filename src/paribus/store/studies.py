@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from paribus.store.files import StoreError, disk, encode, publish, read, replace
+from paribus.store.files import StoreError, disk, encode, names, publish, read, replace
 from paribus.store.owners import now
 
 
@@ -29,7 +29,6 @@ def check_instance(instance: str) -> str:
 def write(folder: Path, study: Mapping[str, Any], plan: Mapping[str, Any]) -> None:
     """Write study.json and plan.json; see Store.write_study."""
     content = read_back({key: value for key, value in study.items() if key != "results_seen"})
-    plan_bytes = encode(plan)
     seen = int(study.get("results_seen", 0))
     path = folder / "study.json"
     with disk(folder):
@@ -43,7 +42,12 @@ def write(folder: Path, study: Mapping[str, Any], plan: Mapping[str, Any]) -> No
         old.get(key) != content.get(key) for key in (old.keys() | content.keys()) - volatile
     ):
         replace(path, encode(content))
-    replace(folder / "plan.json", plan_bytes)
+    try:
+        same = read(folder / "plan.json") == read_back(plan)
+    except StoreError:  # a damaged picture is made again
+        same = False
+    if not same:
+        replace(folder / "plan.json", encode(plan))
 
 
 def _registration(folder: Path, old: Mapping[str, Any], new: Any, seen: int) -> Any:
@@ -76,7 +80,8 @@ def amendments(folder: Path) -> list[dict[str, Any]]:
 
 def numbers_of(place: Path) -> list[int]:
     """The numbers k of the files k.json, ascending."""
-    return sorted(int(path.stem) for path in place.glob("[0-9]*.json") if path.stem.isdigit())
+    stems = [name.removesuffix(".json") for name in names(place) if name.endswith(".json")]
+    return sorted(int(stem) for stem in stems if stem.isascii() and stem.isdigit())
 
 
 def keep(folder: Path, files: Mapping[str, bytes]) -> None:
@@ -91,7 +96,7 @@ def keep(folder: Path, files: Mapping[str, bytes]) -> None:
 
 def read_back(content: Mapping[str, Any]) -> dict[str, Any]:
     """`content` as it will be read from its file: tuples as lists, keys as text."""
-    back: dict[str, Any] = json.loads(encode(dict(content)))
+    back: dict[str, Any] = json.loads(encode(dict(content), wide=True))
     return back
 
 

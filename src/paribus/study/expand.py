@@ -5,182 +5,20 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
 from itertools import product
 from typing import Any
 
-from paribus import parts
 from paribus import spec as specs
-from paribus.contracts import Probe, Task
 from paribus.errors import ParibusError, SpecError, nearest
 from paribus.nn.declare import declare
 from paribus.parts import dump
-from paribus.spec import CORE_REVISION, Spec, canonical, digest
+from paribus.spec import Spec
+from paribus.study.cells import Condition as Condition
+from paribus.study.cells import Phase as Phase
+from paribus.study.cells import Trial as Trial
+from paribus.study.cells import Variant as Variant
 from paribus.study.factors import Factor
 from paribus.study.study import Eval, Study
-
-EVALUATOR_REVISION = 1  # bumped when evaluation changes numbers
-
-
-@dataclass(frozen=True)
-class Phase:
-    """A stretch of training, resolved.  ``optim`` says what a later phase does with the optimizer
-    state: "keep" or "reset"."""
-
-    name: str
-    spec: Spec
-    optim: str = "reset"
-
-
-@dataclass(frozen=True)
-class Variant:
-    """One cell of the factors: tags by factor (None where a factor is absent), values, phases."""
-
-    index: int
-    tags: Mapping[str, str | None]
-    values: Mapping[str, Any]
-    phases: tuple[Phase, ...]
-    template: str  # of its trials' names: seed and run are still to be filled in
-
-    @property
-    def name(self) -> str:
-        """How the variant prints: its trials' name without seed and run."""
-        return re.sub(r"[-_]?(run|seed|s)?\{(run|seed)\}", "", self.template).strip("-_") or "base"
-
-    @property
-    def spec(self) -> Spec:
-        """The spec of the last phase."""
-        return self.phases[-1].spec
-
-
-@dataclass(frozen=True)
-class Trial:
-    """A variant and a seed: the unit that is trained."""
-
-    name: str
-    variant: Variant
-    seed: int
-    run: int
-
-    @cached_property
-    def _core(self) -> dict[str, Any]:
-        return {
-            "phases": [
-                {"name": p.name, "optim": p.optim, "spec": dump(p.spec)}
-                for p in self.variant.phases
-            ],
-            "parts": {
-                k: v for p in self.variant.phases for k, v in specs.used_parts(p.spec).items()
-            },
-            "seed": self.seed,
-            "core": CORE_REVISION,
-        }
-
-    @cached_property
-    def spec_id(self) -> str:
-        """Hash of the resolved spec alone; needs no data."""
-        return digest(self._core)
-
-    @cached_property
-    def data(self) -> dict[str, Any]:
-        """Everything that identifies the trial, as plain data; reads the data's fingerprints."""
-        prints: dict[str, str] = {}
-        for p in self.variant.phases:
-            prints |= p.spec.task.fingerprints()
-        return {**self._core, "data": prints}
-
-    @cached_property
-    def id(self) -> str:
-        """The trial's identity: hash of spec, part revisions, seed and contents of its data."""
-        return digest(self.data)
-
-    @cached_property
-    def trunk(self) -> str | None:
-        """Identity of everything before the last phase; None without phases.  Trials of one trunk
-        share it."""
-        if len(self.variant.phases) < 2:
-            return None
-        return digest([self.seed, CORE_REVISION, [_trunk(p) for p in self.variant.phases[:-1]]])
-
-    @cached_property
-    def pack_key(self) -> str:
-        return digest(
-            [[p.name, p.optim, specs.pack_key(p.spec), p.spec.steps] for p in self.variant.phases]
-        )
-
-
-def _trunk(phase: Phase) -> dict[str, Any]:
-    """A phase with its schedule replaced by the lr trace that it realises."""
-    data = dump(phase.spec)
-    data.pop("schedule", None)
-    data["trace"] = _trace(canonical(dump(phase.spec.schedule)), phase.spec.steps or 0)
-    parts_used = specs.used_parts(phase.spec)
-    return {"spec": data, "parts": {k: v for k, v in parts_used.items() if "schedules" not in k}}
-
-
-@lru_cache(maxsize=64)
-def _trace(schedule: str, steps: int) -> str:
-    import json
-
-    part = parts.build("schedules", json.loads(schedule), "schedule")
-    return digest([part.factor(i, steps) for i in range(steps)])
-
-
-@dataclass(frozen=True)
-class Condition:
-    """An evaluation setting."""
-
-    evaluation: Eval
-    tags: Mapping[str, str | None]
-    patch: Mapping[str, Any]
-
-    @property
-    def key(self) -> str:
-        """How it prints: ``lm length=128``."""
-        levels = " ".join(f"{k}={v}" for k, v in self.tags.items() if v is not None)
-        return f"{self.evaluation.name} {levels}".strip()
-
-    def applies(self, trial: Trial) -> bool:
-        when = self.evaluation.when
-        return when is None or when.holds(trial.variant.tags)
-
-    def spec(self, trial: Trial) -> Spec:
-        """The trial's spec as this condition evaluates it."""
-        out = trial.variant.spec
-        if isinstance(self.evaluation.what, Task):
-            out = specs.patch(out, "task", self.evaluation.what)
-            out = specs.patch(out, "rows", None) if out.task.rows() is not None else out
-        for path, value in self.patch.items():
-            try:
-                out = specs.patch(out, path, value)
-            except SpecError as error:
-                raise SpecError(f"evaluation {self.key!r}, trial {trial.name!r}: {error}") from None
-        return out
-
-    def id(self, trial: Trial) -> str:
-        """Identity: evaluator revision, parameters, data, dtype, checkpoint; not its name."""
-        spec = self.spec(trial)
-        what = self.evaluation.what
-        changed = dump(spec.model) if any(p.startswith("model") for p in self.patch) else None
-        return digest(
-            {
-                "revision": EVALUATOR_REVISION,
-                "task": dump(spec.task),
-                "probe": dump(what) if isinstance(what, Probe) else what if _named(what) else None,
-                "parts": specs.used_parts([spec.task, what]),
-                "data": spec.task.fingerprints(),
-                "model": changed,
-                "split": self.evaluation.split,
-                "examples": self.evaluation.examples,
-                "by": list(self.evaluation.by),
-                "dtype": spec.precision,
-                "checkpoint": "last",
-            }
-        )
-
-
-def _named(what: Any) -> bool:
-    return isinstance(what, str)
 
 
 @dataclass(frozen=True)
@@ -236,17 +74,19 @@ def expand(study: Study) -> Expansion:
     """Variants, trials and conditions of a study; every refusal that needs no data."""
     variants: list[Variant] = []
     skipped: list[dict[str, Any]] = []
+    looked: dict[Any, Any] = {}
     for cell in cells(list(study.factors)):
         tags = {f.name: lv.tag if lv else None for f, lv in cell.items()}
         values = {f.name: lv.value if lv else None for f, lv in cell.items()}
-        rules = _phases(study, cell, final=False)
-        reason = _skip(study, _Cell(values, tags, rules[-1].spec))
-        if reason is not None:
-            skipped.append({"reason": reason, "levels": tags})
-            continue
+        if study.skip:
+            rules = _phases(study, cell, final=False)
+            reason = _skip(study, _Cell(values, tags, rules[-1].spec))
+            if reason is not None:
+                skipped.append({"reason": reason, "levels": tags})
+                continue
         phases = _phases(study, cell, final=True)
         name = _name(study.names or _default_names(study), tags, phases[-1].spec)
-        variants.append(Variant(len(variants), tags, values, phases, name))
+        variants.append(Variant(len(variants), tags, values, phases, name, looked))
     if not variants:
         raise SpecError(f"study {study.name!r}: an empty grid: skip= leaves no cell")
     _refuse_without_effect(study, variants)
@@ -254,6 +94,7 @@ def expand(study: Study) -> Expansion:
     conditions = [c for e in study.evaluate for c in _conditions(e)]
     expansion = Expansion(study, variants, trials, conditions, skipped)
     _check_conditions(expansion)
+    study.check_kept(conditions, variants[0].spec.task)
     return expansion
 
 
@@ -352,7 +193,7 @@ def _refuse_without_effect(study: Study, variants: list[Variant]) -> None:
     """Two variants that resolve to equal specs: some factor has no effect there."""
     seen: dict[str, Variant] = {}
     for v in variants:
-        h = digest([[p.name, p.optim, dump(p.spec)] for p in v.phases])
+        h = specs.digest_text(specs.joined(v.text))
         if h in seen:
             other = seen[h]
             moved = [f for f in v.tags if v.tags[f] != other.tags[f]]
@@ -424,10 +265,17 @@ def _trials(study: Study, variants: list[Variant]) -> list[Trial]:
             owner[name] = v
             out.append(Trial(name, v, seed, run))
     for name in owner:
-        folder = next((n for n in owner if name.startswith(f"{n}/")), None)
+        folder = next((n for n in _folders(name) if n in owner), None)
         if folder is not None:
             raise SpecError(f"names: {folder!r} is a trial and the folder of {name!r}")
     return out
+
+
+def _folders(name: str) -> Iterator[str]:
+    """The folders that a name with '/' lies in."""
+    for i, letter in enumerate(name):
+        if letter == "/":
+            yield name[:i]
 
 
 def _tags(v: Variant) -> str:
@@ -464,7 +312,7 @@ def _check_conditions(expansion: Expansion) -> None:
         for c in expansion.conditions:
             if not c.applies(trial):
                 continue
-            h = digest([dump(c.spec(trial)), c.evaluation.name])
+            h = c.shape(trial)
             if h in seen:
                 raise SpecError(
                     f"evaluation {c.key!r} equals {seen[h]!r}: its factor has no effect"

@@ -10,32 +10,41 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
-from pathlib import Path
 from typing import Any
 
 from paribus import spec as specs
 from paribus._version import __version__
-from paribus.errors import Refused, SpecError
+from paribus.errors import SpecError
 from paribus.parts import dump
 from paribus.spec import Model, digest
 from paribus.store import Store, TrialState
+from paribus.store.scan import Look, Scan
+from paribus.study import units
 from paribus.study.expand import Condition, Expansion, Trial, expand
 from paribus.study.study import Study
+from paribus.study.trunks import Forest, Trunk, forest
+from paribus.study.units import work as work  # told by those who have a plan
 
 # Sustained training rates that an estimate starts from, FLOP/s; measured runs replace them.
 ASSUMED = {"cpu": 8e9, "cuda": 1e14, "mps": 1e12}
+AT_WORK = 16  # trials whose checkpoints may lie beside each other: a stack
 OVERHEAD = {"cpu": 4e-3, "cuda": 8e-3, "mps": 2e-2}  # seconds a step that no FLOP explains
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A trial under a condition: its id, its resolved spec or why it is refused."""
+    """A trial under a condition: its id, and why it is refused, if it is."""
 
     condition: Condition
     id: str
-    spec: specs.Spec | None
+    trial: Trial
     refused: str | None
     done: bool
+
+    @property
+    def spec(self) -> specs.Spec | None:
+        """What is evaluated, resolved; None where it is refused."""
+        return self.condition.resolved(self.trial)
 
 
 @dataclass
@@ -45,46 +54,57 @@ class Item:
     trial: Trial
     state: TrialState
     cells: list[Cell]
-    lost: str = ""  # why evaluations that are missing cannot be made: weights gone or damaged
+    look: Look
+    store: Store
+
+    @cached_property
+    def lost(self) -> str:
+        """Why evaluations that are missing cannot be made: the weights are gone or damaged.  They
+        are read to know it."""
+        if not self.done or all(c.done for c in self.cells):
+            return ""
+        return self.store.weights_lost(self.trial.id)
 
     @property
     def done(self) -> bool:
         return self.state.state == "done"
 
+    @property
+    def steps(self) -> int:
+        return sum(p.spec.steps or 0 for p in self.trial.variant.phases)
+
 
 class Plan:
     """A study laid beside the store."""
 
-    def __init__(self, study: Study, store: Store) -> None:
+    def __init__(self, study: Study, store: Store, before: Plan | None = None) -> None:
         self.study, self.store = study, store
-        self.expansion: Expansion = expand(study)
-        self._specs: dict[Any, tuple[specs.Spec | None, str | None]] = {}
+        self.expansion: Expansion = before.expansion if before else expand(study)
+        self._watched: dict[int, list[str]] = before._watched if before else {}
+        self._forest: list[Forest] = before._forest if before else []
+        self._record: list[dict[str, Any]] = before._record if before else []
+        self.scan: Scan = before.scan if before else Scan(store)
         self.items = [self._item(t) for t in self.expansion.trials]
 
-    def _item(self, trial: Trial) -> Item:
-        have = self.store.evaluations(trial.id)
-        cells = []
-        for c in self.expansion.conditions:
-            if c.applies(trial):
-                spec, refused = self._resolved(c, trial)
-                cid = c.id(trial)
-                cells.append(Cell(c, cid, spec, refused, cid in have))
-        state = self.store.state(trial.id)
-        lost = ""
-        if state.state == "done" and not all(c.done for c in cells):
-            lost = self.store.weights_lost(trial.id)
-        return Item(trial, state, cells, lost)
+    def again(self) -> Plan:
+        """The same study beside the store as it is now; it is not expanded again."""
+        return Plan(self.study, self.store, self)
 
-    def _resolved(self, c: Condition, trial: Trial) -> tuple[specs.Spec | None, str | None]:
-        key = (id(c), trial.variant.index)
-        if key not in self._specs:
-            try:
-                self._specs[key] = specs.resolve(c.spec(trial)), None
-            except Refused as error:  # an outcome, such as a length beyond a learned table
-                self._specs[key] = None, str(error)
-            except SpecError as error:
-                raise SpecError(f"evaluation {c.key!r}: {error}") from None
-        return self._specs[key]
+    def _item(self, trial: Trial) -> Item:
+        look = self.scan.look(trial.id)
+        cells = [
+            Cell(c, cid := c.id(trial), trial, c.refused(trial), cid in look.records)
+            for c in self.expansion.conditions
+            if c.applies(trial)
+        ]
+        return Item(trial, look.state, cells, look, self.store)
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """study.json, as far as it does not depend on what is finished; not to be changed."""
+        if not self._record:
+            self._record.append(study_record(self))
+        return self._record[0]
 
     # ── what cannot be run yet, said before anything runs ──
 
@@ -105,23 +125,46 @@ class Plan:
             if e.what is not None and not hasattr(e.what, "score"):
                 raise SpecError(f"evaluation {e.name!r}: probes cannot be run yet")
 
-    # ── packs ──
+    # ── trunks and packs ──
 
-    def packs(self, items: Sequence[Item], stack: int) -> list[list[str]]:
-        """Chunks of the sorted ids of each pack key, in order of declaration."""
-        keys: dict[str, list[str]] = {}
-        alone: set[str] = set()
-        for item in items:
-            ids = keys.setdefault(item.trial.pack_key, [])
-            if item.trial.id not in ids:
-                ids.append(item.trial.id)
-            if not isinstance(item.trial.variant.spec.model, Model):
-                alone.add(item.trial.pack_key)  # a user's own module is not stacked
-        out: list[list[str]] = []
-        for key, ids in keys.items():
-            size = 1 if key in alone else stack
-            out += [sorted(ids)[i : i + size] for i in range(0, len(ids), size)]
-        return out
+    @property
+    def forest(self) -> Forest:
+        """Beginnings that trials of this study share.
+
+        Trials that keep their best weights share none: the best step may lie in the trunk, and
+        of a trunk the last checkpoint alone is there.
+        """
+        if not self._forest:
+            best = {key for key, _ in self.study.best}
+            trials = [
+                i.trial for i in self.items if best.isdisjoint(c.condition.key for c in i.cells)
+            ]
+            self._forest.append(forest(trials, self._intervals))
+        return self._forest[0]
+
+    @cached_property
+    def trunks(self) -> dict[str, Trunk]:
+        return {t.id: t for t in self.forest.trunks}
+
+    def _intervals(self, trial: Trial) -> list[str]:
+        """What identifies the interval evaluations of a trial, for its curve is part of it: their
+        steps, conditions and the model that they evaluate (that of the last phase)."""
+        if trial.variant.index not in self._watched:
+            out = []
+            for c in self.expansion.conditions:
+                if c.evaluation.every and c.applies(trial):
+                    s = c.resolved(trial)
+                    model = [dump(s.model), dump(s.task), s.precision] if s else c.refused(trial)
+                    out.append(digest([c.key, c.evaluation.every, c.id(trial), model]))
+            self._watched[trial.variant.index] = out
+        return self._watched[trial.variant.index]
+
+    def packs(
+        self, stack: int, items: Sequence[Item] | None = None, *, trunks: bool = True
+    ) -> list[list[str]]:
+        """Ids of units that are trained together: what is left to do, or of the given trials."""
+        wanted = units.todo(self, self.left() if items is None else items, trunks=trunks)
+        return units.packs(self, wanted, stack, trunks=trunks)
 
     def graphs(self, items: Sequence[Item] | None = None) -> list[dict[str, Any]]:
         """One trial of each distinct graph with its conditions, for the preflight."""
@@ -137,7 +180,7 @@ class Plan:
             if i.trial.pack_key in packs:
                 continue
             packs.add(i.trial.pack_key)
-            told = [_told(c) for c in i.cells]
+            told = [units.told(c) for c in i.cells]
             out.append(
                 {
                     "id": digest([__version__, i.trial.data, told], 32),
@@ -155,8 +198,17 @@ class Plan:
     def unique(self) -> dict[str, Item]:
         return {i.trial.id: i for i in self.items}
 
+    def left(self) -> list[Item]:
+        """Trials that are not trained and evaluated whole."""
+        return [i for i in self.unique.values() if not i.done or not all(c.done for c in i.cells)]
+
     def to_train(self) -> list[Item]:
         return [i for i in self.unique.values() if not i.done]
+
+    @cached_property
+    def training(self) -> units.Todo:
+        """What is to be trained, with the trunks that it needs."""
+        return units.todo(self, self.to_train())
 
     def shared(self) -> int:
         """Trials that another study of this home has too."""
@@ -172,45 +224,91 @@ class Plan:
         seen = {(i.trial.id, c.id) for i in self.unique.values() for c in i.cells if not c.done}
         return len(seen)
 
-    def seconds(self, item: Item, device: str) -> tuple[float, str]:
-        """(seconds that the trial takes alone, basis)."""
+    def seconds(
+        self, item: Item, device: str, start: int = 0, until: int | None = None
+    ) -> tuple[float, str]:
+        """(seconds that steps ``start`` … ``until`` of the trial take alone, basis)."""
+        until = item.steps if until is None else until
+        other = self._measured.get(item.trial.pack_key)
+        if other is not None:
+            whole = float((other.state.end or {}).get("seconds") or 0.0)
+            return whole * (until - start) / max(1, item.steps), "measured here"
         kind = device.partition(":")[0]
-        for other in self.unique.values():
-            end = other.state.end
-            if other.done and end and other.trial.pack_key == item.trial.pack_key:
-                return float(end.get("seconds") or 0.0), "measured here"
-        total = 0.0
+        total, first = 0.0, 0
         for phase in item.trial.variant.phases:
             s = phase.spec
-            steps = s.steps or 0
+            end = first + (s.steps or 0)
+            steps = max(0, min(end, until) - max(first, start))
             flops = 0.0
-            if isinstance(s.model, Model):
-                flops = tokens(s) * flops_per_token(s)
+            if isinstance(s.model, Model) and steps:
+                flops = tokens(s) * steps / (end - first) * flops_per_token(s)
             total += flops / ASSUMED[kind] + steps * OVERHEAD[kind]
+            first = end
         return total, f"assumed {ASSUMED[kind]:.0e} FLOP/s"
 
+    @cached_property
+    def _measured(self) -> dict[str, Item]:
+        """Pack key -> a trial of it that is done."""
+        return {i.trial.pack_key: i for i in self.unique.values() if i.done}
+
+    def time(self, device: str) -> tuple[float, str]:
+        """(seconds that all that is to be trained takes, one after another, basis)."""
+        total, basis = 0.0, ""
+        for unit, start, until in self.training.spans:
+            item = self.unique[unit.like.id] if isinstance(unit, Trunk) else unit
+            seconds, basis = self.seconds(item, device, start, until)
+            total += seconds
+        return total, basis
+
     def disk(self) -> int:
-        """Bytes that the trials to train will need: weights, and one checkpoint of each that
-        runs (parameters and two moments)."""
-        return sum(4 * parameters(i.trial.variant.spec) * 2 for i in self.to_train())
+        """Bytes that the trials to train will need: weights (as large as those of a finished trial
+        of the shape, else parameters in fp32), and checkpoints (parameters and two moments) of
+        trunks, of trials that keep theirs, and of as many as may run at once."""
+        sizes: dict[str, int] = {}
+        for i in self.to_train():
+            if (key := i.trial.pack_key) not in sizes:
+                sizes[key] = self._weights(key) or 4 * parameters(i.trial.variant.spec)
+        each = [sizes[i.trial.pack_key] for i in self.to_train()]
+        trunks = [sizes[t.like.pack_key] for t, _ in self.training.trunks.values()
+                  if t.like.pack_key in sizes]  # fmt: skip
+        kept = len(each) if "state" in self.study.keep else AT_WORK
+        return sum(each) + 3 * (sum(sorted(each)[-kept:]) + sum(trunks))
+
+    def _weights(self, pack_key: str) -> int:
+        """Bytes of the weights of a finished trial of the shape; 0 where there is none."""
+        if (item := self._measured.get(pack_key)) is None:
+            return 0
+        result = self.store.result(item.trial.id)
+        try:
+            return result.weights.stat().st_size if result else 0
+        except FileNotFoundError:
+            return 0
 
     def memory(self) -> int:
-        """Bytes that a step of the largest trial to train needs, by formula; 0 where unknown."""
+        """Bytes that a step of the largest trial to train needs: as measured on a finished trial of
+        the shape, else by formula; 0 where unknown."""
+        shapes = {i.trial.pack_key: i for i in self.to_train()}
+        return max((self._memory(i) for i in shapes.values()), default=0)
+
+    def _memory(self, item: Item) -> int:
         from paribus.nn import flops
 
+        if (other := self._measured.get(item.trial.pack_key)) is not None:
+            engine = (other.state.end or {}).get("engine", {})
+            if engine.get("peak_memory"):
+                return int(engine["peak_memory"] / engine.get("stack", 1))
         sizes = [0]
-        for i in self.to_train():
-            for p in i.trial.variant.phases:
-                length = p.spec.task.io().length
-                if isinstance(p.spec.model, Model) and length:
-                    need = flops.memory(
-                        p.spec.model,
-                        trials=1,
-                        rows=p.spec.rows or 1,
-                        length=length,
-                        precision=p.spec.precision,
-                    )
-                    sizes.append(need["total"])
+        for p in item.trial.variant.phases:
+            length = p.spec.task.io().length
+            if isinstance(p.spec.model, Model) and length:
+                need = flops.memory(
+                    p.spec.model,
+                    trials=1,
+                    rows=p.spec.rows or 1,
+                    length=length,
+                    precision=p.spec.precision,
+                )
+                sizes.append(need["total"])
         return max(sizes)
 
     def free(self) -> int:
@@ -223,6 +321,9 @@ class Plan:
 
     def data(self) -> dict[str, Any]:
         """``plan --json``."""
+        of: dict[int, list[Item]] = {}
+        for i in self.items:
+            of.setdefault(i.trial.variant.index, []).append(i)
         counts = [len([c for c in i.cells if not c.refused]) for i in self.items]
         return {
             "study": self.study.name,
@@ -233,6 +334,9 @@ class Plan:
             "done": sum(i.done for i in self.unique.values()),
             "to_train": len(self.to_train()),
             "shared": self.shared(),
+            "trunks": self.training.shared,
+            "steps": self.training.steps,
+            "steps_saved": self.training.saved,
             "evaluations": sum(len(i.cells) for i in self.items),
             "evaluations_refused": sum(len(i.cells) for i in self.items) - sum(counts),
             "evaluations_missing": self.missing(),
@@ -249,8 +353,7 @@ class Plan:
                     "steps": sum(p.spec.steps or 0 for p in v.phases),
                     "trials": [
                         {"name": i.trial.name, "id": i.trial.id, "state": i.state.state}
-                        for i in self.items
-                        if i.trial.variant is v
+                        for i in of.get(v.index, ())
                     ],
                 }
                 for v in self.expansion.variants
@@ -319,10 +422,16 @@ def study_record(plan: Plan) -> dict[str, Any]:
                 "seed": i.trial.seed,
                 "run": i.trial.run,
                 "pack": i.trial.pack_key,
+                "trunk": plan.forest.parent.get(i.trial.id),
                 "cells": {c.condition.key: c.id for c in i.cells},
             }
             for i in plan.items
         ],
+        "trunks": [
+            {"id": t.id, "name": t.name, "until": t.until, "parent": t.parent, "seed": t.seed}
+            for t in plan.forest.trunks
+        ],
+        "keep": list(s.keep),
         "conditions": [
             {
                 "key": c.key,
@@ -385,36 +494,4 @@ def registration(s: Study) -> dict[str, Any]:
         "checks": plain(s.checks),
         "alpha": s.alpha,
         "seeds": list(s.seeds) if not isinstance(s.seeds, int) else s.seeds,
-    }
-
-
-def _told(c: Cell) -> dict[str, Any]:
-    """A cell as workers are told of it."""
-    e = c.condition.evaluation
-    return {
-        "id": c.id,
-        "key": c.condition.key,
-        "spec": dump(c.spec) if c.spec else None,
-        "refused": c.refused,
-        "split": e.split,
-        "examples": e.examples,
-        "by": list(e.by),
-        "every": e.every,
-    }
-
-
-def work(plan: Plan, items: Sequence[Item], stack: int, **where: Any) -> dict[str, Any]:
-    """What workers are told: packs of trials, and each trial's conditions, resolved."""
-    return {
-        "instance": plan.study.instance,
-        "home": str(plan.store.home),
-        "packs": plan.packs(items, stack),
-        "trials": {
-            i.trial.id: {
-                "name": i.trial.name,
-                "conditions": [_told(c) for c in i.cells],
-            }
-            for i in items
-        },
-        **{k: str(v) if isinstance(v, Path) else v for k, v in where.items()},
     }

@@ -53,6 +53,11 @@ class Eval:
                 raise SpecError(f"evaluation {self.name!r}: {field_}={given} must be at least 1")
 
 
+def _best(what: str) -> tuple[str, str]:
+    key, _, metric = what.removeprefix("best:").rpartition("/")
+    return key.strip(), metric.strip()
+
+
 @dataclass(frozen=True)
 class Budget:
     """What every arm gets the same of; the steps follow."""
@@ -93,6 +98,9 @@ class Study:
         references: arms that are evaluated, never trained.
         budget: ``equal(unit, amount)``.
         scale: ``name@scale`` is a study of its own.
+        keep: what stays of each trial: "last", the last weights; "state", the final optimizer
+            state too; "best:<condition>/<metric>", the weights of the best step of an interval
+            evaluation, such as "best:lm/loss".  It changes no number and no identity.
     """
 
     name: str
@@ -114,6 +122,7 @@ class Study:
     budget: Budget | None = None
     alpha: float = 0.05
     scale: str = "main"
+    keep: Sequence[str] = ("last",)
 
     def __post_init__(self) -> None:
         named = self.name and not any(c not in NAME for c in self.name)
@@ -146,6 +155,7 @@ class Study:
         if not 0 < self.alpha < 0.5:
             raise SpecError(f"study {self.name!r}: alpha={self.alpha!r} must lie in (0, 0.5)")
         self._shapes()
+        self._kept()
         self._unique("factor", [f.name for f in self.all_factors()])
         self._unique("evaluation", [e.name for e in self.evaluate])
         kinds = {"hypotheses": Hypothesis, "criteria": Criterion, "checks": Criterion}
@@ -168,6 +178,41 @@ class Study:
         for rule in self.skip:
             if not (isinstance(rule, tuple) and len(rule) == 2 and callable(rule[1])):
                 raise SpecError(f"study {self.name!r}: skip is a list of (reason, predicate)")
+
+    def _kept(self) -> None:
+        if isinstance(self.keep, str):
+            raise SpecError(f'study {self.name!r}: keep is a list, such as ("last", "state")')
+        for what in self.keep:
+            known = ("last", "state", "best:<condition>/<metric>")
+            kind = what.partition(":")[0] if isinstance(what, str) else None
+            if what not in known[:2] and kind != "best":
+                raise SpecError(f"study {self.name!r}: keep={what!r}; {nearest(str(what), known)}")
+            if kind == "best" and not all(_best(what)):
+                raise SpecError(f'study {self.name!r}: keep={what!r}; write "{known[2]}"')
+        if "last" not in self.keep:
+            raise SpecError(
+                f'study {self.name!r}: keep={list(self.keep)!r} lacks "last": evaluations use the '
+                "last weights"
+            )
+
+    @property
+    def best(self) -> list[tuple[str, str]]:
+        """(condition key, metric) of the best weights that are kept."""
+        return [_best(what) for what in self.keep if what.startswith("best:")]
+
+    def check_kept(self, conditions: Sequence[Condition], task: Task) -> None:
+        """Refuse best weights of an interval evaluation that there is not."""
+        at_times = {c.key: c.evaluation for c in conditions if c.evaluation.every}
+        for key, metric in self.best:
+            where = f'keep="best:{key}/{metric}"'
+            if key not in at_times:
+                if key in {c.key for c in conditions}:
+                    raise SpecError(f"{where}: {key!r} is evaluated at the end alone: give every=")
+                raise SpecError(f"{where}: no evaluation {key!r}; {nearest(key, at_times)}")
+            what = at_times[key].what
+            known = getattr(task if what is None else what, "metrics", {})
+            if metric not in known:
+                raise SpecError(f"{where}: no metric {metric!r}; {nearest(metric, known)}")
 
     def _unique(self, what: str, names: Iterable[str]) -> None:
         names = list(names)

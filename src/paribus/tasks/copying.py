@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
-import numpy as np
 from msgspec import Meta
 
 from paribus.contracts import Io, Metric, Source, Task
+from paribus.lazy import numpy as np
 from paribus.lazy import torch
 from paribus.nn.losses import IGNORE, nats
 from paribus.rng import Stream, integers

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-import numpy as np
 from msgspec import Meta
 
 from paribus.contracts import Corpus, Io, Metric, Source, Task, Tokenizer
 from paribus.errors import SpecError
+from paribus.lazy import numpy as np
 from paribus.lazy import torch
 from paribus.nn.losses import nats
 from paribus.rng import Stream

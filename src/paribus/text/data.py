@@ -12,22 +12,23 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from paribus.contracts import Corpus, Tokenizer
 from paribus.errors import ParibusError, SpecError, nearest
+from paribus.lazy import numpy as np
 from paribus.spec import digest
 from paribus.text.cache import publish
 from paribus.text.splits import SPLITS, content
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array = NDArray[Any]
+
 PACKING = 1  # revision of the packed stream; it enters the cache's hash
 BATCH = 4 << 20  # bytes of text encoded at a time
 NEARLY = 1e-3  # share of bytes by which token_bytes may miss the text
-
-Array = NDArray[Any]
 
 
 @dataclass

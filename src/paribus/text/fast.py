@@ -6,9 +6,8 @@ import json
 import re
 from typing import Any
 
-import numpy as np
-
 from paribus.errors import SpecError
+from paribus.lazy import numpy as np
 from paribus.text.data import Encoder
 from paribus.text.lengths import byte_level, token_bytes
 from paribus.text.need import need

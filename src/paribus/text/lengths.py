@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
+from paribus.lazy import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 # These change the text, so bytes of their tokens are not bytes of it.
 LOSSY = {"BertNormalizer", "Lowercase", "StripAccents", "Strip", "NFD", "NFKD"}

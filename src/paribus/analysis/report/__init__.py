@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from paribus.study.measures import Node
 
 LANGUAGES = ("en", "zh")
-ENGINE = ("engine", "kernel", "device", "dtype", "threads", "stack", "micro_batch", "torch")
+ENGINE = ("engine", "kernel", "device", "dtype", "threads", "micro_batch", "torch")
 BUDGET = ("tokens", "steps", "rows", "flops", "parameters")
+DRAWN = 200  # variants beyond which no figure tells them apart, and drawing takes minutes
 Curves = Mapping[str, Sequence[tuple[int, float]]]
 
 
@@ -195,6 +196,8 @@ def _figures(
     from paribus.analysis.words import say
 
     out: list[dict[str, Any]] = []
+    if figures is None and len(study["variants"]) > DRAWN:
+        return out
     if figures is not None:
         out += [
             {"svg": svg, "title": dict.fromkeys(LANGUAGES, title), "primary": False}

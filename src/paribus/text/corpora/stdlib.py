@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import platform
 import sysconfig
@@ -83,6 +84,7 @@ class Stdlib(Corpus, frozen=True, kw_only=True):
         )
 
 
+@functools.cache
 def folder() -> Path:
     return Path(sysconfig.get_path("stdlib"))
 

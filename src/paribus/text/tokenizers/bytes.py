@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-
 from paribus.contracts import Corpus, Tokenizer
+from paribus.lazy import numpy as np
 from paribus.text.data import Encoder, expect
 
 BOS = 256

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-
 from paribus.contracts import Corpus, Tokenizer
 from paribus.errors import SpecError
+from paribus.lazy import numpy as np
 from paribus.text.data import Encoder, expect
 
 

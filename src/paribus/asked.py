@@ -1,0 +1,199 @@
+"""What the options ask for: a study, its home, some of its cells, a device.  Torch-free."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import shlex
+from argparse import Namespace
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from paribus.errors import SpecError, nearest
+from paribus.spec import at
+from paribus.store import Store, find_home
+from paribus.study import source
+from paribus.study.factors import Factor
+from paribus.study.plan import Cell, Item, Plan
+
+
+def opened(o: Namespace) -> tuple[source.Source, Store]:
+    """The study that the options name, and its home."""
+    found = source.load(o.study, scale=o.scale, seeds=o.seeds)
+    if o.home:
+        home = Path(o.home).absolute()
+    else:
+        home = find_home(None if found.shipped else found.path)
+    return found, Store(home)
+
+
+def planned(o: Namespace) -> tuple[source.Source, Plan]:
+    found, store = opened(o)
+    return found, checked_plan(found, store)
+
+
+def checked_plan(found: source.Source, store: Store) -> Plan:
+    """The plan, with its hypotheses verified against the grid."""
+    from paribus.study import hypotheses
+
+    plan = Plan(found.study, store)
+    s = found.study
+    hypotheses.verify({**s.hypotheses, **s.criteria, **s.checks}, plan.record)
+    _check_names(plan.record)
+    return plan
+
+
+def _check_names(record: dict[str, Any]) -> None:
+    """The primary metric and the columns, before anything runs."""
+    metrics = record["metrics"]
+    if metrics and record["primary"] not in metrics:
+        raise SpecError(
+            f"primary: no metric {record['primary']!r}; {nearest(record['primary'], metrics)}"
+        )
+    from paribus.analysis.records import COLUMNS
+    from paribus.spec import load as load_spec
+
+    known = [*COLUMNS, *(f["name"] for f in record["factors"]), *metrics]
+    spec = load_spec(next(iter(record["variants_info"].values()))["spec"][-1]["spec"])
+    for part in (record["columns"] or "").split(",") if record["columns"] else ():
+        name, _, path = (p.strip() for p in part.partition("="))
+        if "." in path:
+            at(spec, path)
+        elif (path or name) not in known:
+            raise SpecError(f"columns: no column {path or name!r}; {nearest(path or name, known)}")
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The cells that ``--only`` leaves.
+
+    Attributes:
+        keys: conditions, where evaluation factors were named; None: all of them.
+    """
+
+    items: list[Item]
+    keys: frozenset[str] | None = None
+
+    def cells(self, item: Item) -> list[Cell]:
+        return [c for c in item.cells if self.keys is None or c.condition.key in self.keys]
+
+
+def chosen(plan: Plan, only: list[str]) -> Chosen:
+    """``--only position=rope,seed=1,length=512``: the cells that agree with every given level."""
+    items, conditions = plan.items, plan.expansion.conditions
+    factors = {f.name: f for f in plan.study.factors}
+    axes = {f.name: f for f in plan.study.condition_factors()}
+    for text in ",".join(only).split(",") if only else []:
+        name, _, level = text.partition("=")
+        if name == "seed":
+            items = [i for i in items if str(i.trial.seed) == level]
+        elif name == "variant":
+            items = [i for i in items if i.trial.variant.name == level]
+        elif name == "evaluation":
+            conditions = [c for c in conditions if c.evaluation.name == level]
+        elif name in factors:
+            tag = _tag(factors[name], level)
+            items = [i for i in items if i.trial.variant.tags[name] == tag]
+        elif name in axes:
+            tag = _tag(axes[name], level)
+            conditions = [c for c in conditions if c.tags.get(name) == tag]
+        else:
+            known = ["seed", "variant", "evaluation", *factors, *axes]
+            raise SpecError(f"--only {text!r}: no factor {name!r}; {nearest(name, known)}")
+    if not items or (not conditions and plan.expansion.conditions):
+        raise SpecError(f"--only {','.join(only)}: chooses no trial")
+    whole = len(conditions) == len(plan.expansion.conditions)
+    return Chosen(items, None if whole else frozenset(c.key for c in conditions))
+
+
+def _tag(factor: Factor, level: str) -> str:
+    tags = [lv.tag for lv in factor.levels]
+    return factor.level(level if level in tags else _value(level)).tag
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+RETRY = {
+    "failed": "failed",
+    "oom": "out of memory",
+    "out of memory": "out of memory",
+    "lost": "lost",
+    "refused": "refused",
+}
+
+
+def retried(text: str | None) -> frozenset[str]:
+    """The states that ``--retry STATE,…`` attempts again."""
+    if text is None:
+        return frozenset()
+    if text == "all":
+        return frozenset(RETRY.values())
+    out = set()
+    for name in text.split(","):
+        if name == "diverged":
+            raise SpecError("--retry diverged: divergence is a result; --force trains it again")
+        if name not in RETRY:
+            raise SpecError(f"--retry {name!r}; {nearest(name, RETRY)}")
+        out.add(RETRY[name])
+    return frozenset(out)
+
+
+_NUMBER = r"(\d+(?:\.\d+)?)"
+_SPAN = re.compile(rf"(?:{_NUMBER}d)?(?:{_NUMBER}h)?(?:{_NUMBER}m)?(?:{_NUMBER}s?)?")
+
+
+def seconds(text: str, option: str, *, clock: bool = False) -> float:
+    """``3h50m``, ``90s``, ``90`` in seconds; with ``clock`` also ``14:30``, the time from now."""
+    if clock and (at := re.fullmatch(r"([01]?\d|2[0-3]):([0-5]\d)", text)):
+        now = datetime.now()
+        then = now.replace(hour=int(at[1]), minute=int(at[2]), second=0, microsecond=0)
+        return (then - now).total_seconds() % 86400
+    found = _SPAN.fullmatch(text)
+    if not text or not found or not any(found.groups()):
+        more = ", or a time of day such as 14:30" if clock else ""
+        raise SpecError(f"{option} {text!r}: write a duration such as 3h50m, 9m or 90s{more}")
+    return sum(float(n) * s for n, s in zip(found.groups(), (86400, 3600, 60, 1), strict=True) if n)
+
+
+def device_of(o: Namespace) -> str:
+    """The device asked for, else what workers will find, guessed without torch."""
+    if o.device:
+        if not re.fullmatch(r"cpu|mps|cuda(:[0-9]+)?", o.device):
+            raise SpecError(f"--device {o.device!r}: valid: cpu, mps, cuda, cuda:0, cuda:1 …")
+        return "cuda:0" if o.device == "cuda" else str(o.device)
+    if os.path.exists("/dev/nvidia0") or os.path.exists("/dev/nvidiactl"):
+        return "cuda:0"
+    return "mps" if (platform.system(), platform.machine()) == ("Darwin", "arm64") else "cpu"
+
+
+def free_memory(device: str) -> int | None:
+    """Bytes that are free on a device now; None where that is not known without torch."""
+    kind, _, number = device.partition(":")
+    if kind == "cuda":
+        from paribus.launch.gpus import gpus
+
+        return next((g.total - g.used for g in gpus() if g.index == int(number or 0)), None)
+    from paribus.doctor import memory_limit
+
+    try:
+        found = re.search(r"^MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(), re.M)
+    except OSError:  # not Linux
+        return None
+    free = int(found[1]) * 1024 if found else None
+    limit = memory_limit()
+    return free if limit is None or free is None else min(free, limit)
+
+
+def same_options(o: Namespace) -> str:
+    """The options that name the same study in the same home."""
+    given = {"scale": o.scale, "seeds": o.seeds, "home": o.home}
+    return "".join(f" --{k} {shlex.quote(str(v))}" for k, v in given.items() if v is not None)

@@ -1,0 +1,46 @@
+"""Compilation where it works: the record says which engine ran."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from paribus.engine.settings import Settings
+
+
+class Either:
+    """A function, compiled where that is asked for and works, else as it is.
+
+    Attributes:
+        engine: "compiled", "eager", or "eager (compile: <why not>)".
+    """
+
+    def __init__(self, function: Callable[..., Any], settings: Settings, *, able: bool) -> None:
+        self._plain, self._fast = function, None
+        self.engine = "eager"
+        wanted = settings.compile
+        if wanted == "off" or (wanted == "auto" and not settings.device.startswith("cuda")):
+            return
+        if not able or settings.exact:
+            return  # a compiler may choose another kernel after a resume
+        try:
+            self._fast = torch.compile(function)
+            self.engine = "compiled"
+        except Exception as error:  # no compiler here
+            self._give_up(error)
+
+    def _give_up(self, error: Exception) -> None:
+        self._fast = None
+        self.engine = f"eager (compile: {type(error).__name__})"
+
+    def __call__(self, *arguments: Any) -> Any:
+        if self._fast is not None:
+            try:
+                return self._fast(*arguments)
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as error:
+                self._give_up(error)
+        return self._plain(*arguments)

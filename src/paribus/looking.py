@@ -1,0 +1,293 @@
+"""Looking at a study while it runs and after: the grid, one trial, its log.  Torch-free."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from paribus import grid
+from paribus.asked import device_of, opened, same_options
+from paribus.cli import OK, emit
+from paribus.errors import SpecError, nearest
+from paribus.standing import AT_WORK, standing, tail
+from paribus.store.files import read
+from paribus.study.plan import Item, Plan
+
+EVERY = 2.0  # seconds between two looks
+ALTERNATE, NORMAL = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"
+
+
+def do_status(o: Namespace) -> int:
+    plan = _plan(o)
+    device = device_of(Namespace(device=None))
+    if o.json:
+        emit(standing(plan, device))
+        return OK
+    _readable()
+    if not o.watch:
+        print(grid.text(standing(plan, device), grid.Style.of(sys.stdout)), end="")
+        return OK
+    if not sys.stdout.isatty():
+        print(grid.text(standing(plan, device), grid.Style.of(sys.stdout)), end="")
+        print("--watch redraws in a terminal; this is none, so it was printed once")
+        return OK
+    _watch(plan, device)
+    return OK
+
+
+def _plan(o: Namespace) -> Plan:
+    found, store = opened(o)
+    return Plan(found.study, store)
+
+
+def _readable() -> None:
+    """A name that the terminal cannot show must not end the page."""
+    with suppress(AttributeError):
+        sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
+
+
+def _watch(plan: Plan, device: str) -> None:
+    """Redraw on the terminal's second screen until Ctrl-C; the last page is left on the first."""
+    page = ""
+    sys.stdout.write(ALTERNATE)
+    try:
+        while True:
+            data = standing(plan, device)
+            style = grid.Style.of(sys.stdout)
+            page = grid.text(data, style)
+            _draw(f"{page}\n{_ends(data)}", style.width)
+            time.sleep(EVERY)
+            plan = plan.again()
+    except KeyboardInterrupt:
+        pass
+    finally:
+        sys.stdout.write(NORMAL + page)
+        sys.stdout.flush()
+
+
+def _ends(data: dict[str, Any]) -> str:
+    clock = time.strftime("%H:%M:%S")
+    left = [n for s, n in data["counts"].items() if s in ("planned", "interrupted", *AT_WORK)]
+    if not left and not data["running"]:
+        return f"{clock}   nothing is left to do; Ctrl-C ends this view"
+    return f"{clock}   Ctrl-C ends this view; the runs go on"
+
+
+def _draw(page: str, width: int) -> None:
+    """Overwrite line by line from the top, so that nothing flickers; what does not fit is cut."""
+    import shutil
+
+    room = shutil.get_terminal_size().lines
+    lines = page.split("\n")
+    if len(lines) > room:
+        cut = len(lines) - room + 2
+        lines = [
+            *lines[: room - 2],
+            f"… {cut} more lines (a larger terminal shows them)",
+            lines[-1],
+        ]
+    body = "\n".join(f"{line}\x1b[K" for line in lines)
+    sys.stdout.write(f"\x1b[H{body}\x1b[J")
+    sys.stdout.flush()
+
+
+# ── one trial ───────────────────────────────────────────────────────────────────────────────
+
+
+def do_show(o: Namespace) -> int:
+    plan = _plan(o)
+    names = {i.trial.name: i for i in plan.items} | {i.trial.id: i for i in plan.items}
+    if o.name not in names:
+        raise SpecError(
+            f"no trial {o.name!r}; {nearest(o.name, [i.trial.name for i in plan.items])}"
+        )
+    i = names[o.name]
+    _readable()
+    if o.follow:
+        return _follow(plan, i)
+    data = _about(plan, i, o)
+    if o.json:
+        emit(data)
+        return OK
+    for key in ("trial", "id", "folder", "state", "attempt", "reason", "trunk", "repeat"):
+        if data[key] not in (None, ""):
+            print(f"{key:8} {data[key]}")
+    print("\nattempts" if data["attempts"] else "\nno attempts yet")
+    for a in data["attempts"]:
+        print(f"  {_attempt_line(a)}")
+    if data["evaluations"]:
+        print("\nevaluations")
+    for key, e in data["evaluations"].items():
+        print(f"  {key:32} {e['state']:10} {e['text']}".rstrip())
+    if data["provenance"]:
+        print("\nprovenance")
+    for key, text in data["provenance"].items():
+        print(f"  {key:10} {text}")
+    print("\nspec")
+    print(json.dumps(data["spec"], indent=1, ensure_ascii=False))
+    if data["log"]:
+        print("\n".join(["", "last lines of the log", *(f"  {x}" for x in data["log"])]))
+    return OK
+
+
+def _about(plan: Plan, i: Item, o: Namespace) -> dict[str, Any]:
+    folder = plan.store.trial_dir(i.trial.id)
+    views = plan.store.attempts(i.trial.id)
+    forest = getattr(plan, "forest", None)
+    trunk = forest.parent.get(i.trial.id) if forest else None
+    names = {t.id: t.name for t in forest.trunks} if forest else {}
+    last = folder / "attempts" / str(i.state.attempt)
+    return {
+        "trial": i.trial.name,
+        "id": i.trial.id,
+        "folder": str(folder),
+        "state": i.state.state,
+        "attempt": i.state.attempt,
+        "reason": i.state.reason,
+        "trunk": f"{names[trunk]} ({trunk})" if trunk else None,
+        "attempts": [_view(a) for a in views],
+        "evaluations": {c.condition.key: _evaluation(i, c) for c in i.cells},
+        "provenance": _provenance(last / "provenance"),
+        "spec": i.trial.data,
+        "repeat": f"paribus run {o.study}{same_options(o)} "
+        f"--only variant={i.trial.variant.name},seed={i.trial.seed}",
+        "log": tail(last / "log").splitlines()[-8:],
+    }
+
+
+def _view(a: Any) -> dict[str, Any]:
+    """An attempt as plain data."""
+    claim, end = a.claim or {}, a.end or {}
+    resumed = [
+        line.removeprefix("resumed at step ")
+        for line in _first_lines(a.path / "log")
+        if line.startswith("resumed at step ")
+    ]
+    return {
+        "number": a.number,
+        "state": end.get("state", "open"),
+        "reason": end.get("reason", ""),
+        "retired": (a.retired or {}).get("reason"),
+        "began": claim.get("at"),
+        "ended": end.get("at"),
+        "resumed_at": resumed[0] if resumed else None,
+        "step": end.get("step"),
+        "checkpoints": list(a.steps),
+        "host": claim.get("host"),
+        "pid": claim.get("pid"),
+        "worker": claim.get("worker"),
+        "device": _provenance(a.path / "provenance").get("device"),
+        "folder": str(a.path),
+    }
+
+
+def _attempt_line(a: dict[str, Any]) -> str:
+    parts = [
+        f"{a['number']}  {a['state']}",
+        a["reason"],
+        f"retired: {a['retired']}" if a["retired"] else "",
+        f"{a['began'] or '?'} – {a['ended'] or 'now'}",
+        f"from step {a['resumed_at']}" if a["resumed_at"] else "",
+        f"to step {a['step']}" if a["step"] else "",
+        f"checkpoints {', '.join(map(str, a['checkpoints']))}" if a["checkpoints"] else "",
+        f"{a['host']}, process {a['pid']}" if a["pid"] else "",
+        a["device"] or "",
+    ]
+    return "; ".join(p for p in parts if p)
+
+
+def _evaluation(i: Item, c: Any) -> dict[str, Any]:
+    """state and a line: the metrics, or why there are none."""
+    record = i.look.records.get(c.id)
+    if record is not None:
+        metrics = record.get("metrics") or {}
+        shown = "  ".join(
+            f"{k} {v['value']:.4g}" for k, v in metrics.items() if v["value"] is not None
+        )
+        return {"id": c.id, "state": record["status"], "text": shown or record.get("reason", "")}
+    if c.refused:
+        return {"id": c.id, "state": "refused", "text": c.refused}
+    if c.id in i.look.failed:
+        return {"id": c.id, "state": "failed", "text": i.look.failed[c.id][-1]}
+    return {"id": c.id, "state": "planned", "text": ""}
+
+
+def _provenance(path: Path) -> dict[str, str]:
+    """What a person asks first: commit, versions, machine, command."""
+    about: dict[str, Any] = {}
+    with suppress(Exception):  # for the eye: a damaged one is passed over
+        about = read(path) or {}
+    if not about:
+        return {}
+    source, packages = about.get("repository") or {}, about.get("packages") or {}
+    engine, settings = about.get("engine") or {}, about.get("settings") or {}
+    commit = str(source.get("commit") or source.get("reason") or "")
+    if source.get("dirty"):
+        commit += f", with changes ({source.get('diff_bytes') or '?'} bytes)"
+    device = " ".join(
+        dict.fromkeys(str(x) for x in (settings.get("device"), engine.get("device")) if x)
+    )
+    found = {
+        "commit": commit,
+        "paribus": (about.get("paribus") or {}).get("version"),
+        "torch": packages.get("torch") or engine.get("torch"),
+        "python": (about.get("python") or {}).get("version"),
+        "host": about.get("host"),
+        "device": device,
+        "driver": (about.get("gpus") or {}).get("driver"),
+        "kernel": engine.get("kernel"),
+        "command": " ".join(map(str, about.get("command") or ())),
+    }
+    return {key: str(value) for key, value in found.items() if value}
+
+
+def _first_lines(path: Path) -> list[str]:
+    from paribus.standing import head
+
+    return head(path).splitlines()
+
+
+def _follow(plan: Plan, i: Item, sleep: Callable[[float], None] = time.sleep) -> int:
+    """Print the log as it grows, from attempt to attempt, until the trial has ended or Ctrl-C."""
+    number, at = max(1, i.state.attempt), 0
+    root = plan.store.trial_dir(i.trial.id) / "attempts"
+    said = ""
+    with suppress(KeyboardInterrupt):
+        while True:
+            state = plan.store.state(i.trial.id)  # before the log is read: nothing is missed
+            at = _more(root / str(number) / "log", at)
+            if number < state.attempt:
+                number, at = number + 1, 0
+                print(f"── attempt {number} ──", flush=True)
+                continue
+            if state.state not in ("planned", "interrupted", *AT_WORK):
+                print(
+                    f"{i.trial.name}: {state.state}" + (f": {state.reason}" if state.reason else "")
+                )
+                break
+            waiting = f"{i.trial.name}: {state.state}"
+            if state.state not in AT_WORK and waiting != said:
+                print(f"{waiting}; waiting for it to run (Ctrl-C ends this view)", flush=True)
+                said = waiting
+            sleep(0.5)
+    return OK
+
+
+def _more(path: Path, at: int) -> int:
+    """Print what a log holds beyond a byte; the new end."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(at)
+            new = file.read()
+    except OSError:
+        return at
+    if new:
+        sys.stdout.write(new.decode(errors="replace"))
+        sys.stdout.flush()
+    return at + len(new)
