@@ -157,13 +157,7 @@ class Loaded:
         as_before = self._kept.get("lang") == lang and kept.untouched(self._kept, folder)
         if as_before and path is None and not always:
             return place
-        files = {
-            "results.csv": self.csv().encode(),
-            "completed.txt": listing.completed(self.study, self.looks).encode(),
-            "errors.txt": listing.errors(self.study, self.looks).encode(),
-        }
-        for name, content in files.items():
-            self.store.write_derived(folder / name, content)
+        files = self.write_lists()
         head = f'<head>\n<meta name="records" content="{self._mark} {lang}">'
         html = b"" if always else _content(place)
         if head.encode() not in html[:2000]:
@@ -173,6 +167,17 @@ class Loaded:
             text, files[REPORT] = self.text(), html
             kept.save(self.store, instance, self._mark, text, lang, files)
         return place
+
+    def write_lists(self) -> dict[str, bytes]:
+        """Write results.csv, completed.txt and errors.txt where they differ; their contents."""
+        files = {
+            "results.csv": self.csv().encode(),
+            "completed.txt": listing.completed(self.study, self.looks).encode(),
+            "errors.txt": listing.errors(self.study, self.looks).encode(),
+        }
+        for name, content in files.items():
+            self.store.write_derived(self.store.study_dir(self.study["instance"]) / name, content)
+        return files
 
     def _html(self, lang: str) -> str:
         from paribus.analysis import report

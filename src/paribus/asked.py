@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import platform
@@ -40,10 +41,14 @@ def checked_plan(found: source.Source, store: Store) -> Plan:
     """The plan, with its hypotheses verified against the grid."""
     from paribus.study import hypotheses
 
-    plan = Plan(found.study, store)
-    s = found.study
-    hypotheses.verify({**s.hypotheses, **s.criteria, **s.checks}, plan.record)
-    _check_names(plan.record)
+    gc.disable()  # of ten thousand trials nothing is garbage yet: looking for it takes a tenth
+    try:
+        plan = Plan(found.study, store)
+        s = found.study
+        hypotheses.verify({**s.hypotheses, **s.criteria, **s.checks}, plan.record)
+        _check_names(plan.record)
+    finally:
+        gc.enable()
     return plan
 
 

@@ -8,6 +8,7 @@ import sys
 import time
 from argparse import Namespace
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,7 +20,7 @@ from paribus.cli import FAILED, INTERRUPTED, OK, STOPPED
 from paribus.errors import SpecError
 from paribus.launch import gpus, local
 from paribus.launch.progress import Progress
-from paribus.store import init_home, provenance
+from paribus.store import DiskError, init_home, provenance
 from paribus.study import source
 from paribus.study.plan import Item, Plan, work
 
@@ -246,7 +247,8 @@ def work_through(
     progress.note(f"{command}: {len(told['packs'])} packs, {len(slots)} workers")
     run = store.begin_run(instance, {"command": command, "devices": [s.device for s in slots]})
     try:
-        with local.Crew(store, instance, progress, limits, _events(o, instance, log)) as crew:
+        told_user = _events(o, instance, log)
+        with local.Crew(store, instance, progress, limits, told_user, lambda: derive(plan)) as crew:
             marks = store.home / "cache" / "preflight"  # graphs that have passed once
             graphs = [g for g in plan.graphs(todo.items) if not (marks / g["id"]).exists()]
             if graphs and not o.no_check:
@@ -257,7 +259,7 @@ def work_through(
                 if code and not crew.why:
                     return code, True
             for trial, why in todo.anew.items():
-                store.retire(trial, why)
+                store.retire(trial, why, attempts[trial])
             if not crew.why:
                 crew.work(told, settings, slots)
     finally:
@@ -266,10 +268,20 @@ def work_through(
     for line in crew.errors:
         print(line, file=sys.stderr)
     if crew.why:
+        derive(plan)
         progress.note(f"stopped: {crew.why}")
         print(f"stopped ({crew.why}); the same command goes on", file=sys.stderr)
         return (INTERRUPTED if crew.interrupted else FAILED if crew.failed_fast else STOPPED), True
     return FAILED if crew.errors else OK, False
+
+
+def derive(plan: Plan) -> None:
+    """Write results.csv, completed.txt and errors.txt from the records; a disk that refuses stops
+    nothing."""
+    from paribus import api
+
+    with suppress(DiskError):
+        api.Loaded.of(plan.again()).write_lists()
 
 
 def told_of(

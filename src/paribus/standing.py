@@ -174,9 +174,7 @@ def _device(attempt: Path) -> str | None:
 
 def _trunks(plan: Plan) -> list[dict[str, Any]]:
     """Shared beginnings that have begun or are needed."""
-    forest = getattr(plan, "forest", None)
-    if forest is None or not forest.trunks:
-        return []
+    forest = plan.forest
     children: dict[str, int] = {}
     for parent in [*forest.parent.values(), *(t.parent for t in forest.trunks if t.parent)]:
         children[parent] = children.get(parent, 0) + 1

@@ -153,6 +153,8 @@ def do_run(o: Namespace) -> int:
     plan.refuse()
     what = chosen(plan, o.only)
     print(f"{plan.study.instance} in {plan.store.home}", flush=True)
+    for line in (line for i in what.items for line in i.look.damaged):
+        print(f"{line}; evaluated again, the file is kept", file=sys.stderr)
     todo = todo_of(plan, what, o)
     slots_of(plan, todo.items, o)  # a wrong option is said before anything is written
     if not confirm(o, todo):

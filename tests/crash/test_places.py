@@ -108,6 +108,7 @@ def test_damaged_files_are_named_and_nothing_else_is_lost(tmp_path: Path) -> Non
     assert code in (0, 1), text
     assert "Traceback" not in text
     assert str(end) in text, "the damaged end is named"
+    assert f"{record} is damaged" in text
     end.unlink()  # as the message says
     code, text = planted.run(study)
     assert code == 0, text

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from paribus import masks, optim, positions
+from paribus.engine.budget import OutOfMemory
 from paribus.engine.members import Stopped
 from paribus.engine.train import Hooks, Trainer
 from tests.engine import tiny
@@ -75,7 +76,7 @@ def test_resume_is_bit_equal_when_determinism_is_asked_for(precision: str) -> No
             trainer.run()
         torn.state = trainer.snapshot(0)
         again = tiny.train([torn], **settings)
-        assert again.engine == "eager"
+        assert again.loss_of.engine == "eager"
         assert tiny.equal(calm, torn)
     finally:
         torch.set_deterministic_debug_mode("default")
@@ -85,7 +86,7 @@ def test_compiled_training_is_the_eager_one() -> None:
     plain, fast = tiny.member(1), tiny.member(1)
     a = tiny.train([plain], compile="off", **CUDA)
     b = tiny.train([fast], compile="on", **CUDA)
-    assert (a.engine, b.engine) == ("eager", "compiled")
+    assert (a.loss_of.engine, b.loss_of.engine) == ("eager", "compiled")
     torch.testing.assert_close(
         torch.tensor(losses(plain, a)), torch.tensor(losses(fast, b)), rtol=1e-4, atol=1e-4
     )
@@ -114,8 +115,20 @@ def test_memory_that_runs_out_splits_the_batch_and_keeps_the_result() -> None:
     torch.cuda.empty_cache()
     torch.cuda.set_per_process_memory_fraction(2.0e9 / total)
     try:
-        tight = tiny.member(1, **shape)
-        trainer = tiny.train([tight], compile="off", **CUDA)
+        less: dict[str, int] = {"micro": 64, "halvings": 0}
+        while True:
+            tight = tiny.member(1, **shape)
+            settings = tiny.Settings(compile="off", **CUDA)
+            data = tiny.Data(tiny.Path("unused"))
+            trainer = Trainer([tight], settings, data, Hooks(), less["micro"], less["halvings"])
+            try:
+                trainer.run()
+                break
+            except OutOfMemory as error:
+                found = error.less()
+                assert found is not None
+                less = found
+            torch.cuda.empty_cache()
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
     assert trainer.summary(0)["engine"]["halvings"] >= 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
@@ -42,6 +43,8 @@ time.sleep(1000)
 
 @pytest.fixture(autouse=True)
 def _restore() -> Iterator[None]:
+    gc.collect()
+    torch.cuda.empty_cache()  # what other tests took in this process is another process's to a run
     yield
     parts.use_local(None)
     paths.use_base(None)

@@ -211,7 +211,8 @@ class Worker:
             elif state.state in SETTLED:
                 self.settled.add(unit)
             elif state.state in ("failed", "out of memory"):
-                if told["retry"] and state.attempt <= told["attempts"]:
+                damaged = state.end is None  # a person has to look first
+                if told["retry"] and state.attempt <= told["attempts"] and not damaged:
                     free.append(unit)
                 else:
                     self.settled.add(unit)

@@ -25,6 +25,7 @@ from paribus.store import Store
 STOPPED, FRESH, BUSY = 75, 76, 77  # exit codes of workers
 LOOK = 1.0  # seconds between looks at the stop flag and the GPUs
 STUCK = 600.0  # seconds without a step after which a worker is called stuck
+DERIVE = 60.0  # seconds between writings of what is derived from records
 QUICK = 3  # deaths in a row without any work done after which a slot is given up
 
 
@@ -83,9 +84,12 @@ class Crew:
         progress: Progress,
         limits: Limits,
         on_event: Callable[[str, Mapping[str, Any]], None] = lambda kind, e: None,
+        derive: Callable[[], None] = lambda: None,
     ) -> None:
         self.store, self.instance = store, instance
-        self.progress, self.limits, self.on_event = progress, limits, on_event
+        self.progress, self.limits = progress, limits
+        self.on_event, self._derive = on_event, derive
+        self._derived, self._ends = time.monotonic(), 0
         self.why, self.interrupted, self.failed_fast = "", False, False
         self.errors: list[str] = []
         self.slots: list[Slot] = []
@@ -285,6 +289,7 @@ class Crew:
         if kind == "start":
             slot.running = e
         self.progress.event(e)
+        self._ends += kind in ("end", "evaluated")
         if kind == "end" and e["state"] in ("failed", "out of memory"):
             self.on_event("failed", e)
         if kind == "failed":
@@ -317,6 +322,9 @@ class Crew:
             if flag is not None and flag != self._flag:
                 self._flag = flag
                 self.stop("asked to stop", now=bool(flag.get("now")))
+        if self._ends and now - self._derived > DERIVE:
+            self._derived, self._ends = now, 0
+            self._derive()
         for slot in self.slots:
             still = now - slot.moved
             if slot.process is None or slot.running is None:

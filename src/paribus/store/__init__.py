@@ -3,7 +3,7 @@
 from paribus.store.attempts import Attempt
 from paribus.store.checkpoints import Checkpoint
 from paribus.store.evaluations import EvaluationClaim
-from paribus.store.files import DiskError, Fenced, StoreError
+from paribus.store.files import Damaged, DiskError, Fenced, StoreError
 from paribus.store.gc import Removal
 from paribus.store.history import AttemptView, History
 from paribus.store.home import find_home, init_home
@@ -16,6 +16,7 @@ __all__ = [
     "AttemptView",
     "Beat",
     "Checkpoint",
+    "Damaged",
     "DiskError",
     "EvaluationClaim",
     "Fenced",

@@ -18,6 +18,7 @@ from typing import Any
 from paribus.store import checkpoints
 from paribus.store.checkpoints import Checkpoint
 from paribus.store.files import (
+    Damaged,
     DiskError,
     Fenced,
     StoreError,
@@ -76,9 +77,12 @@ def resumable(attempts: Path, n: int) -> list[tuple[int, int]]:
 
 
 def accepted(attempts: Path) -> tuple[int, dict[str, Any]] | None:
-    """(number, end) of the newest attempt that ended as done."""
+    """(number, end) of the newest attempt that ended as done; a damaged end is passed over."""
     for n in range(last(attempts), 0, -1):
-        end = read(f"{attempts}/{n}/end")
+        try:
+            end = read(f"{attempts}/{n}/end")
+        except Damaged:
+            continue
         if end is not None and end["state"] == "done":
             return n, end
     return None

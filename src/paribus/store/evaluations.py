@@ -22,6 +22,7 @@ from typing import Any
 
 from paribus.store import owners
 from paribus.store.files import (
+    Damaged,
     Fenced,
     StoreError,
     disk,
@@ -58,7 +59,10 @@ def accepted(
 ) -> dict[str, Any] | None:
     """The record with the highest k that holds a result and was made with these weights."""
     for k in records:
-        record = read(f"{folder}/{condition}.{k}")
+        try:
+            record = read(f"{folder}/{condition}.{k}")
+        except Damaged:
+            continue  # it is made again, under the next number
         if record is None or record.get("weights") != weights:
             continue
         if not any(key in record for key in _VOID):
@@ -71,7 +75,10 @@ def failures(folder: Path, weights: str) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for condition, (records, _) in scan(folder).items():
         for k in reversed(records):
-            record = read(folder / f"{condition}.{k}") or {}
+            try:
+                record = read(folder / f"{condition}.{k}") or {}
+            except Damaged:
+                continue
             if "failed" in record and record.get("weights") == weights:
                 found.setdefault(condition, []).append(record["failed"])
     return found
@@ -95,7 +102,7 @@ def _numbers(folder: Path, condition: str, records: list[int], weights: str) -> 
 
 
 def _kind(path: str, weights: str) -> str:
-    """result, failed, fenced, or "" (other weights, gone).
+    """result, failed, fenced, or "" (other weights, gone, damaged).
 
     Keys are sorted: void records begin with theirs, and the weights come last.  So the long middle
     of a record need not be parsed.
@@ -114,7 +121,7 @@ def _kind(path: str, weights: str) -> str:
     except ValueError:
         record = None
     if not isinstance(record, dict):
-        raise StoreError(f"{path} is damaged; delete it to have it made again")
+        return ""
     if record.get("weights") != weights:
         return ""
     return next((key for key in _VOID if key in record), "result")

@@ -27,6 +27,10 @@ class StoreError(ParibusError):
     """The store refuses a request, or holds something that it cannot read."""
 
 
+class Damaged(StoreError):
+    """A sealed file does not hold what was written; `read` says what to do."""
+
+
 class DiskError(StoreError):
     """The disk refused: what was sealed before is untouched, the partial file is gone.
 
@@ -86,16 +90,16 @@ def read_bytes(path: str | Path) -> bytes | None:
 
 
 def read(path: str | Path) -> dict[str, Any] | None:
-    """The JSON object in `path`; None if there is no such file; StoreError if it is damaged."""
+    """The JSON object in `path`; None if there is no such file; Damaged if it is damaged."""
     found = read_bytes(path)
     if found is None:
         return None
     try:
         content = json.loads(found.decode())
     except ValueError as error:
-        raise StoreError(f"{path} is damaged ({error}); delete it to have it made again") from error
+        raise Damaged(f"{path} is damaged ({error}); delete it to have it made again") from error
     if not isinstance(content, dict):
-        raise StoreError(f"{path} is damaged (no JSON object); delete it to have it made again")
+        raise Damaged(f"{path} is damaged (no JSON object); delete it to have it made again")
     return content
 
 

@@ -7,11 +7,11 @@ kept with the file's size and time, and only as long as this object lives.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from paribus.store import evaluations
-from paribus.store.files import DiskError, read
+from paribus.store.files import Damaged, DiskError, read
 from paribus.store.store import Result, Store, TrialState
 
 _LONG = {"end": ("curves",), "record": ("items", "groups")}
@@ -24,6 +24,7 @@ class Look:
     state, result: as `Store.state` and `Store.result` say, their ends without "curves".
     records: condition id -> accepted record of the result, without "items" and "groups".
     failed: condition id -> reasons of the result's failed evaluations, oldest first.
+    damaged: what of its records is damaged, each in one line; they are evaluated again.
     claimed: condition id -> claim of an evaluation without a record, whose owner may be lost.
     """
 
@@ -32,6 +33,7 @@ class Look:
     records: dict[str, dict[str, Any]]
     failed: dict[str, list[str]]
     claimed: dict[str, dict[str, Any]]
+    damaged: list[str] = field(default_factory=list)
 
 
 class Scan:
@@ -50,6 +52,7 @@ class Scan:
         records: dict[str, dict[str, Any]] = {}
         failed: dict[str, list[str]] = {}
         claimed: dict[str, dict[str, Any]] = {}
+        damaged: list[str] = []
         if result is not None and result.end.get("weights"):
             folder, weights = f"{result.path}/evaluations", result.end["weights"]
             for condition, (numbers, claims) in evaluations.scan(result.evaluations).items():
@@ -58,14 +61,18 @@ class Scan:
                     if claim is not None and k not in numbers:
                         claimed[condition] = claim
                 for k in numbers:  # the highest first, which is the accepted one
-                    record = self._record(f"{folder}/{condition}.{k}")
+                    try:
+                        record = self._record(f"{folder}/{condition}.{k}")
+                    except Damaged as error:
+                        damaged.append(str(error).partition(";")[0])
+                        continue
                     if record is None or record.get("weights") != weights:
                         continue
                     if "failed" in record:
                         failed.setdefault(condition, []).insert(0, record["failed"])
                     elif "fenced" not in record:
                         records.setdefault(condition, record)
-        return Look(state, result, records, failed, claimed)
+        return Look(state, result, records, failed, claimed, damaged)
 
     def _result(self, trial: str, state: TrialState) -> Result | None:
         if state.end is not None and state.end["state"] == "done":

@@ -26,6 +26,7 @@ from paribus.store import attempts, evaluations, gc, history, owners, runs, stud
 from paribus.store.attempts import FINAL, OWN, Attempt
 from paribus.store.evaluations import EvaluationClaim
 from paribus.store.files import (
+    Damaged,
     StoreError,
     check_id,
     disk,
@@ -229,9 +230,16 @@ class Store:
         return sorted(name for name in names(root) if exists(root / name / "spec.json"))
 
     def state(self, trial: str) -> TrialState:
-        """How the trial stands now; changes nothing."""
+        """How the trial stands now; changes nothing.  Where a claim or an end is damaged it stands
+        as failed, with what to do."""
         root = self.trial_dir(trial) / "attempts"
         n = attempts.last(root)
+        try:
+            return self._state(root, n)
+        except Damaged as error:
+            return TrialState("failed", n, str(error))
+
+    def _state(self, root: Path, n: int) -> TrialState:
         end, claim = read(f"{root}/{n}/end"), read(f"{root}/{n}/claim")
         beat = retired = None
         if end is not None:

@@ -135,7 +135,8 @@ def _needs(
 
 
 def packs(plan: Plan, wanted: Todo, stack: int, *, trunks: bool = True) -> list[list[str]]:
-    """Chunks of the sorted ids of each pack key, trunks first, else in order of declaration.
+    """Chunks of the sorted ids of each pack key: trunks first, then in the order in which their
+    first trials were declared.
 
     They are cut from all that is declared, and what is not wanted drops out then: so chunks do
     not depend on what is finished, and all who work on the study cut the same ones.
@@ -149,14 +150,15 @@ def packs(plan: Plan, wanted: Todo, stack: int, *, trunks: bool = True) -> list[
         keys.setdefault(key, []).append(item.trial.id)
         if not isinstance(item.trial.variant.spec.model, Model):
             alone.add(key)  # a user's own module is not stacked
-    out: list[list[str]] = []
+    declared = {unit: n for n, unit in enumerate([*plan.trunks, *plan.unique])}
+    chunks: list[list[str]] = []
     for key, ids in keys.items():
         size = 1 if key in alone else stack
         ids = sorted(ids)
-        for i in range(0, len(ids), size):
-            chunk = [u for u in ids[i : i + size] if u in wanted.items or u in wanted.trunks]
-            out += [chunk] if chunk else []
-    return out
+        chunks += [ids[i : i + size] for i in range(0, len(ids), size)]
+    chunks.sort(key=lambda chunk: min(declared[u] for u in chunk))
+    left = [[u for u in chunk if u in wanted.items or u in wanted.trunks] for chunk in chunks]
+    return [chunk for chunk in left if chunk]
 
 
 def pack_key(plan: Plan, unit: Item | Trunk, *, trunks: bool = True) -> str:
