@@ -258,8 +258,9 @@ def work_through(
                 )
                 if code and not crew.why:
                     return code, True
-            for trial, why in todo.anew.items():
-                store.retire(trial, why, attempts[trial])
+            for i in todo.items:  # by number: another run may have asked for it already
+                if i.trial.id in todo.anew:
+                    store.retire(i.trial.id, todo.anew[i.trial.id], i.state.attempt)
             if not crew.why:
                 crew.work(told, settings, slots)
     finally:
