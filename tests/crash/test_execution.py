@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from paribus import parts
+from paribus import arrays, parts
 from paribus.text import paths
 from tests.crash import planted
 
@@ -72,30 +72,34 @@ def test_out_of_memory_halves_the_micro_batch(tmp_path: Path, calm: dict[str, li
 
 def test_nothing_left_to_halve_is_an_outcome_that_retry_attempts_again(tmp_path: Path) -> None:
     study = planted.make(tmp_path)
-    code, text = planted.run(study, plant="oom:0:")
+    only = ("--only", "position=none")
+    code, text = planted.run(study, *only, plant="oom:0:")
     assert code == 1
-    assert states(study) == ["out of memory"] * 2
+    assert states(study) == ["out of memory", "planned"]
     assert "none: out of memory: out of memory with 1 rows a pass after 3 halvings" in text
-    assert planted.run(study)[0] == 1  # plain run leaves it
-    assert states(study) == ["out of memory"] * 2
+    assert planted.run(study)[0] == 1  # plain run leaves it, and trains the other
+    assert states(study) == ["out of memory", "done"]
     assert planted.run(study, "--retry", "oom")[0] == 0
     assert states(study) == ["done"] * 2
 
 
 def test_a_stack_is_halved_first(tmp_path: Path, calm: dict[str, list[float]]) -> None:
     study = planted.make(tmp_path, seeds=4)
-    code, text = planted.run(study, "--stack", "4", plant="stack:1:")
+    more = ("--stack", "4", "--only", "position=none")
+    code, text = planted.run(study, *more, plant="stack:1:")
     assert code == 0, text
-    for ends in attempts(study):
+    for ends in attempts(study)[:4]:
         assert ends[-1]["engine"]["stack"] == 1
         assert ends[-1]["engine"]["halvings"] == 0
         assert ends[-1]["engine"]["micro_batch"] == 8
         assert len(ends) <= 3
-    found = planted.losses(planted.plan_of(study))
-    assert found["none-s1"] == calm["none"]
+    result = planted.plan_of(study).items[0].look.result
+    assert result is not None
+    ends = planted.plan_of(study).store.attempts(result.trial)[-1].end or {}
+    assert list(arrays.unpack(ends["curves"]["loss"])) == calm["none"]
 
 
-@pytest.mark.parametrize("name", ["SEGV", "ABRT"])
+@pytest.mark.parametrize("name", ["SEGV", pytest.param("ABRT", marks=pytest.mark.full)])
 def test_a_worker_that_kills_itself_counts_against_its_trial(tmp_path: Path, name: str) -> None:
     study = planted.make(tmp_path)
     code, text = planted.run(study, plant=f"{name}:7:{tmp_path / 'mark'}")
@@ -155,7 +159,10 @@ def test_an_io_error_in_the_data_is_waited_for(
     assert "No space left on device" in text
 
 
-@pytest.mark.parametrize(("name", "expected"), [("INT", 130), ("TERM", 75), ("USR1", 75)])
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("INT", 130), ("TERM", 75), pytest.param("USR1", 75, marks=pytest.mark.full)],
+)
 def test_a_signal_to_the_run_leaves_a_checkpoint(
     tmp_path: Path, name: str, expected: int, calm: dict[str, list[float]]
 ) -> None:

@@ -105,7 +105,10 @@ def calm(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 POINTS = sorted(random.Random(2026).sample(range(1, 2 * STEPS), 20))
 
 
-@pytest.mark.parametrize("point", POINTS)
+@pytest.mark.parametrize(
+    "point",
+    [pytest.param(p, marks=() if i % 3 == 0 else pytest.mark.full) for i, p in enumerate(POINTS)],
+)
 def test_killed_at_a_random_step(point: int, calm: dict[str, Any], tmp_path: Path) -> None:
     plan = make(tmp_path)
     assert os.WTERMSIG(worker(plan, point)) == signal.SIGKILL
@@ -115,6 +118,7 @@ def test_killed_at_a_random_step(point: int, calm: dict[str, Any], tmp_path: Pat
     assert outcome(plan) == calm
 
 
+@pytest.mark.full  # test_chaos does it many times
 def test_the_command_itself_killed(calm: dict[str, Any], tmp_path: Path) -> None:
     """The real command, launcher and workers killed together; then the same command."""
     plan = make(tmp_path, steps=120)
