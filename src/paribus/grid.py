@@ -294,6 +294,8 @@ def _runs(data: Data, style: Style) -> Iterator[str]:
         gone = {True: "", False: "  gone", None: "  cannot be seen from here"}[r["alive"]]
         command = f"  {r['command']}" if r.get("command") else ""
         yield f"  process {r['pid']} on {r['host']} since {r['at']}{command}{gone}"
+        if r.get("waits") and r["alive"] is not False:
+            yield f"    waits: {r['waits']}"
 
 
 def span(seconds: float) -> str:

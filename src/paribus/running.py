@@ -20,7 +20,7 @@ from paribus.cli import FAILED, INTERRUPTED, OK, STOPPED
 from paribus.errors import SpecError
 from paribus.launch import gpus, local
 from paribus.launch.progress import Progress
-from paribus.store import DiskError, init_home, provenance
+from paribus.store import DiskError, Store, init_home, provenance
 from paribus.study import source
 from paribus.study.plan import Item, Plan, work
 
@@ -249,6 +249,7 @@ def work_through(
     try:
         told_user = _events(o, instance, log)
         with local.Crew(store, instance, progress, limits, told_user, lambda: derive(plan)) as crew:
+            crew.waits = lambda reason: _say_waits(store, instance, run, reason)
             marks = store.home / "cache" / "preflight"  # graphs that have passed once
             graphs = [g for g in plan.graphs(todo.items) if not (marks / g["id"]).exists()]
             if graphs and not o.no_check:
@@ -274,6 +275,11 @@ def work_through(
         print(f"stopped ({crew.why}); the same command goes on", file=sys.stderr)
         return (INTERRUPTED if crew.interrupted else FAILED if crew.failed_fast else STOPPED), True
     return FAILED if crew.errors else OK, False
+
+
+def _say_waits(store: Store, instance: str, run: str, reason: str) -> None:
+    with suppress(DiskError):
+        store.tell_run(instance, run, {"waits": reason})
 
 
 def derive(plan: Plan) -> None:

@@ -148,7 +148,7 @@ def do_try(o: Namespace) -> int:
 
 def do_run(o: Namespace) -> int:
     if o.dry_run:
-        return do_plan(Namespace(**{**vars(o), "json": False}))
+        return _dry_run(o)
     found, plan = planned(o)
     plan.refuse()
     what = chosen(plan, o.only)
@@ -167,8 +167,26 @@ def do_run(o: Namespace) -> int:
         code, ended = work_through(found, plan, what, todo, o)
         if ended:
             return code
-    code = code or _conclude(plan.again() if todo.items else plan, what.items, o)
+    concluded = _conclude(plan.again() if todo.items else plan, what.items, o)
+    code = code or concluded
     tell_done(o, plan, code)
+    return code
+
+
+def _dry_run(o: Namespace) -> int:
+    """The plan, then what this very command would do; writes nothing."""
+    code = do_plan(Namespace(**{**vars(o), "json": False}))
+    plan = planned(o)[1]
+    todo = todo_of(plan, chosen(plan, o.only), o)
+    train = [i.trial.name for i in todo.items if not i.done or i.trial.id in todo.anew]
+    judge = [i.trial.name for i in todo.items if i.trial.name not in train]
+    print()
+    for what, names in (("train", train), ("evaluate", judge)):
+        more = f" and {len(names) - 12} more" if len(names) > 12 else ""
+        if names:
+            print(f"this command would {what} {len(names)}: {', '.join(names[:12])}{more}")
+    if not todo.items:
+        print("this command would find nothing to do")
     return code
 
 

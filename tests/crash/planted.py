@@ -34,6 +34,10 @@ def _plant(step, rows):
         if len(rows) > int(number):
             raise torch.OutOfMemoryError(f"planted: {len(rows)} rows")
         return
+    if kind == "hog":
+        if len(rows) > int(number):
+            np.ones(1_500_000_000, dtype=np.uint8)  # more than the control group allows
+        return
     if kind == "slow":
         time.sleep(float(number) / 1000)
         return

@@ -162,7 +162,7 @@ def test_blocked(store: Store) -> None:
     assert store.open("t1", worker.id) is not None
     assert (store.state("t1").state, store.state("t1").beat) == ("running", Beat(0, "-"))
     worker.step = 7
-    for mark, words in ((workers.DISK, "waits for the disk"), (workers.GPU, "waits for a GPU")):
+    for mark, words in ((workers.DISK, "waits for the disk"),):
         worker.mark = mark
         state = store.state("t1")
         assert (state.state, state.beat) == ("blocked", Beat(7, mark))

@@ -19,7 +19,7 @@ from paribus.store.attempts import last
 from paribus.store.checkpoints import MANIFEST, folder, sealed
 from paribus.store.files import names, numbers, read
 from paribus.store.home import MARKER
-from paribus.store.workers import DISK, GPU, MARKS, beat, identity_of
+from paribus.store.workers import DISK, MARKS, beat, identity_of
 
 HASH_SECONDS = 10.0  # for all hashes together: what is not verified is said
 SHOWN = 20  # findings of one kind that are named
@@ -249,7 +249,7 @@ class Contents:
         elif silent is not None and silent > 10 * 60:
             text = f"{name}: {reason} has given no sign of life for {silent / 60:.0f} min{step}"
             self.notes.append(note("workers", f"{text}; a run elsewhere takes it over"))
-        elif seen and seen.mark in (DISK, GPU):
+        elif seen and seen.mark == DISK:
             text = f"{name}: {reason} {MARKS[seen.mark]}{step}; it goes on by itself"
             self.notes.append(note("workers", text))
             return "blocked"

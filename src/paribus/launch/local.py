@@ -72,6 +72,7 @@ class Crew:
     """Follows workers to their end.
 
     Attributes:
+        waits: told what GPUs are waited for, "" when none is.
         why: why it was stopped; "" while nothing stopped it.
         interrupted: by Ctrl-C.
         errors: last words of workers that broke.
@@ -93,6 +94,7 @@ class Crew:
         self.why, self.interrupted, self.failed_fast = "", False, False
         self.errors: list[str] = []
         self.slots: list[Slot] = []
+        self.waits: Callable[[str], None] = lambda reasons: None
         self._selector = selectors.DefaultSelector()
         self._kills = deaths.oom_kills()
         self._same: dict[str, set[tuple[int, str]]] = {}
@@ -197,7 +199,9 @@ class Crew:
         if reason and reason != slot.waits:
             event = {"event": "waiting", "worker": slot.number, "reason": reason}
             self.progress.event(event)
-        slot.waits = reason
+        if reason != slot.waits:
+            slot.waits = reason
+            self.waits("; ".join(dict.fromkeys(s.waits for s in self.slots or [slot] if s.waits)))
         return not reason
 
     def _spawn(self, slot: Slot, module: str, told: Mapping[str, Any]) -> None:

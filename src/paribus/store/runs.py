@@ -57,9 +57,14 @@ def views(study: Path) -> list[RunView]:
 
 
 def begin(study: Path, what: Mapping[str, Any]) -> str:
-    """Say that this process runs the study; returns the id for `end`."""
+    """Say that this process runs the study; returns the id for `end`.  What runs that were
+    killed have left is removed."""
     run = secrets.token_hex(4)
     folder = study / "runs"
+    for old in views(study):
+        if old.alive is False:
+            with suppress(OSError):
+                os.unlink(folder / old.id)
     content = encode({"identity": owners.identity(f"run-{run}"), "what": dict(what)})
     with disk(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -71,6 +76,13 @@ def begin(study: Path, what: Mapping[str, Any]) -> str:
             os.unlink(folder / run)
         raise
     return run
+
+
+def tell(study: Path, run: str, what: Mapping[str, Any]) -> None:
+    """Change what a run of this process says of itself."""
+    path = study / "runs" / check_id("run", run)
+    old = read(path) or {}
+    replace(path, encode({**old, "what": {**old.get("what", {}), **what}}))
 
 
 def end(study: Path, run: str) -> None:

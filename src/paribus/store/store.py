@@ -52,7 +52,7 @@ _STATES = {"released": "interrupted", "fenced": "interrupted"}
 class TrialState:
     """How a trial stands.
 
-    state: planned, running, blocked (its worker waits for the disk or a GPU), interrupted, done,
+    state: planned, running, blocked (its worker waits for the disk), interrupted, done,
         diverged, out of memory, failed or refused.
     attempt: the last attempt's number, 0 if there was none.
     reason: one line; for a running trial, who holds it; for a blocked one, what it waits for.
@@ -182,6 +182,10 @@ class Store:
         """Say that this process runs the study (`what` is for show); the id for `end_run`."""
         return runs.begin(self.study_dir(instance), what)
 
+    def tell_run(self, instance: str, run: str, what: Mapping[str, Any]) -> None:
+        """Add to what a run of this process says of itself (what it waits for, say)."""
+        runs.tell(self.study_dir(instance), run, what)
+
     def end_run(self, instance: str, run: str) -> None:
         """Say that it does so no longer.  Twice is fine."""
         runs.end(self.study_dir(instance), run)
@@ -251,7 +255,7 @@ class Store:
             lost, reason = self.watch.judge(claim)
             state = "interrupted" if lost else "running"
             beat = None if lost else self.beat(str(claim["worker"]))
-            if beat is not None and beat.mark in (workers.DISK, workers.GPU):
+            if beat is not None and beat.mark == workers.DISK:
                 state, reason = "blocked", f"{workers.MARKS[beat.mark]}: {reason}"
         else:
             return TrialState("planned")

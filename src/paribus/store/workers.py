@@ -21,10 +21,10 @@ from typing import Any
 from paribus.store import owners
 from paribus.store.files import DiskError, StoreError, disk, encode, publish, read_bytes
 
-WORKING, DISK, GPU, IDLE = "-", "d", "g", "i"
-"""Marks: at work; waiting for room on the disk; waiting for a GPU; without work."""
+WORKING, DISK, IDLE = "-", "d", "i"
+"""Marks: at work; waiting for room on the disk; without work."""
 
-MARKS = {WORKING: "works", DISK: "waits for the disk", GPU: "waits for a GPU", IDLE: "idle"}
+MARKS = {WORKING: "works", DISK: "waits for the disk", IDLE: "idle"}
 
 PATIENCE = 60.0
 """Seconds without a sign of life after which an owner that cannot be seen counts as lost."""
