@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import json
 import sys
@@ -155,6 +156,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return WRONG
     except ParibusError as error:
         print(f"paribus: {error}", file=sys.stderr)
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+            return STOPPED  # nothing failed: the same command goes on when there is space
         return WRONG if type(error) is ParibusError else FAILED
     except BrokenPipeError:
         return OK

@@ -139,6 +139,7 @@ class Crew:
             if self.why:
                 return STOPPED
             time.sleep(0.2)
+        self.slots = [slot]  # what a signal stops
         self._spawn(slot, "paribus.engine.preflight", about)
         process = slot.process
         assert process is not None
