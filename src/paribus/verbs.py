@@ -12,6 +12,7 @@ from paribus import parts
 from paribus.asked import chosen, device_of, free_memory, planned
 from paribus.cli import FAILED, OK, STOPPED, WRONG, emit
 from paribus.errors import ParibusError, SpecError, nearest
+from paribus.grid import size, span
 from paribus.running import (
     confirm,
     detach,
@@ -82,14 +83,14 @@ def do_plan(o: Namespace) -> int:
             f"{_spaced(data['steps'] + data['steps_saved'])} steps"
         )
     if basis:
-        print(f"time      about {_span(data['seconds'])} ({data['seconds_basis']})")
+        print(f"time      about {span(data['seconds'])} ({data['seconds_basis']})")
         if data["memory_bytes"]:
             free = data["memory_free_bytes"]
             print(
-                f"memory    {_bytes(data['memory_bytes'])} for a step of the largest trial"
-                + (f"; {_bytes(free)} free on {device}" if free is not None else "")
+                f"memory    {size(data['memory_bytes'])} for a step of the largest trial"
+                + (f"; {size(free)} free on {device}" if free is not None else "")
             )
-        print(f"disk      {_bytes(data['disk_bytes'])} of {_bytes(data['disk_free_bytes'])} free")
+        print(f"disk      {size(data['disk_bytes'])} of {size(data['disk_free_bytes'])} free")
     print(f"\n{'variant':32} {'parameters':>12} {'steps':>8} {'tokens':>14}  states")
     for v in data["variants"]:
         states = [t["state"] for t in v["trials"]]
@@ -322,19 +323,3 @@ def _part(o: Namespace) -> int:
 def _spaced(n: int) -> str:
     """18 000."""
     return f"{n:,}".replace(",", " ")
-
-
-def _span(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"
-
-
-def _bytes(n: float) -> str:
-    for unit in ("B", "KB", "MB", "GB"):
-        if n < 1000:
-            return f"{n:.0f} {unit}"
-        n /= 1000
-    return f"{n:.1f} TB"

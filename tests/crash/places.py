@@ -30,32 +30,37 @@ def free(home: Path) -> int:
     return found.f_bavail * found.f_frsize
 
 
-def small(folder: Path) -> None:
-    """4 MB: the disk fills while a trial trains; it waits, can be stopped, and goes on."""
+def fill(folder: Path, plant: str) -> tuple[subprocess.Popen[str], Path]:
+    """A run in a home of 4 MB that is full from the first checkpoint on, and waits."""
     home = folder / "runs"
     home.mkdir()
     mount("-t", "tmpfs", "-o", "size=4m", "tmpfs", str(home))
     study = planted.make(folder)
-    process = planted.start(study, plant="slow:150:")
+    process = planted.start(study, plant=plant)
     plan = planted.plan_of(study)
     end = time.monotonic() + 90
     while not any(plan.store.state(i.trial.id).last_step for i in plan.items):
         assert time.monotonic() < end, "no checkpoint"
         time.sleep(0.05)
-    ballast = home / "ballast"
-    with open(ballast, "wb", buffering=0) as file:
+    with open(home / "ballast", "wb", buffering=0) as file:
         while free(home) > 0:
             file.write(bytes(min(free(home), 1 << 16)))
     while "blocked" not in [i.state.state for i in planted.plan_of(study).items]:
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < end, "not blocked"
         time.sleep(0.1)
+    return process, study
+
+
+def small(folder: Path) -> None:
+    """While it waits for the disk: said, stopped, begun again."""
+    process, study = fill(folder, "slow:150:")
     shown = paribus("status", str(study))
     assert "blocked" in shown.stdout, shown
     assert "disk" in shown.stdout, shown
-    steps = [plan.store.state(i.trial.id).last_step for i in plan.items]
-    assert max(steps) >= 5, "the old checkpoint is gone"
-    process.send_signal(15)  # stopped while it is parked
+    plan = planted.plan_of(study)
+    assert max(i.state.last_step for i in plan.items) >= 5, "the old checkpoint is gone"
+    process.send_signal(15)
     _, text = process.communicate(timeout=60)
     assert process.returncode == 75, text
     assert "blocked: disk" in text, text
@@ -64,31 +69,15 @@ def small(folder: Path) -> None:
     assert code == 75, text
     assert "No space left on device" in text, text
     assert "Traceback" not in text, text
-    ballast.unlink()
+    (folder / "runs" / "ballast").unlink()
     code, text = planted.run(study)
     assert code == 0, text
 
 
 def goes_on(folder: Path) -> None:
-    """A run that is parked goes on by itself when space is back."""
-    home = folder / "runs"
-    home.mkdir()
-    mount("-t", "tmpfs", "-o", "size=4m", "tmpfs", str(home))
-    study = planted.make(folder)
-    process = planted.start(study, plant="slow:100:")
-    plan = planted.plan_of(study)
-    end = time.monotonic() + 90
-    while not any(plan.store.state(i.trial.id).last_step for i in plan.items):
-        assert time.monotonic() < end, "no checkpoint"
-        time.sleep(0.05)
-    ballast = home / "ballast"
-    with open(ballast, "wb", buffering=0) as file:
-        while free(home) > 0:
-            file.write(bytes(min(free(home), 1 << 16)))
-    while "blocked" not in [i.state.state for i in planted.plan_of(study).items]:
-        assert time.monotonic() < end, "not blocked"
-        time.sleep(0.1)
-    ballast.unlink()
+    """A run that waits goes on by itself when space is back."""
+    process, _ = fill(folder, "slow:100:")
+    (folder / "runs" / "ballast").unlink()
     _, text = process.communicate(timeout=90)
     assert process.returncode == 0, text
     assert "goes on" in text, text
