@@ -322,6 +322,18 @@ def test_a_second_study_file_of_one_name_is_refused(
     mini: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert paribus("run", "mini.py", "--no-check", "--only", "seed=1").returncode == 0
-    (mini.parent / "other.py").write_text(STUDY)
+    (mini.parent / "other.py").write_text(STUDY.replace("steps=6", "steps=7"))
     assert main(["run", "other.py"]) == 2
     assert "is that of" in capsys.readouterr().err
+
+
+def test_a_copy_of_the_study_or_of_its_home_is_no_other_study(mini: Path) -> None:
+    assert paribus("run", "mini.py", "--no-check", "--only", "seed=1").returncode == 0
+    (mini.parent / "twin.py").write_text(STUDY)
+    assert paribus("run", "twin.py", "--no-check", "--only", "seed=1").returncode == 0
+    away = mini.parent / "away"
+    shutil.copytree(mini.parent / "runs", away / "runs", symlinks=True)
+    (away / "text.txt").write_text(TEXT)
+    (away / "mini.py").write_text(STUDY + "# changed there\n")
+    done = paribus("run", str(away / "mini.py"), "--no-check", "--only", "seed=1")
+    assert done.returncode == 0, done.stderr

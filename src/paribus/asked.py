@@ -26,7 +26,9 @@ def opened(o: Namespace) -> tuple[source.Source, Store]:
     """The study that the options name, and its home."""
     found = source.load(o.study, scale=o.scale, seeds=o.seeds)
     if o.home:
-        home = Path(o.home).absolute()
+        home = Path(o.home).expanduser().absolute()
+        if home.exists() and not home.is_dir():
+            raise SpecError(f"--home {o.home}: this is a file, not a folder")
     else:
         home = find_home(None if found.shipped else found.path)
     return found, Store(home)

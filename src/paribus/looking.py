@@ -139,9 +139,9 @@ def do_show(o: Namespace) -> int:
 def _about(plan: Plan, i: Item, o: Namespace) -> dict[str, Any]:
     folder = plan.store.trial_dir(i.trial.id)
     views = plan.store.attempts(i.trial.id)
-    forest = getattr(plan, "forest", None)
-    trunk = forest.parent.get(i.trial.id) if forest else None
-    names = {t.id: t.name for t in forest.trunks} if forest else {}
+    result = i.look.result  # a finished trial says itself what it was forked from
+    trunk = result.end.get("parent") if result else plan.forest.parent.get(i.trial.id)
+    names = {t.id: t.name for t in plan.forest.trunks}
     last = folder / "attempts" / str(i.state.attempt)
     return {
         "trial": i.trial.name,
@@ -150,7 +150,7 @@ def _about(plan: Plan, i: Item, o: Namespace) -> dict[str, Any]:
         "state": i.state.state,
         "attempt": i.state.attempt,
         "reason": i.state.reason,
-        "trunk": f"{names[trunk]} ({trunk})" if trunk else None,
+        "trunk": f"{names.get(trunk, 'a trunk')} ({trunk})" if trunk else None,
         "attempts": [_view(a) for a in views],
         "evaluations": {c.condition.key: _evaluation(i, c) for c in i.cells},
         "provenance": _provenance(last / "provenance"),

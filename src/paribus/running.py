@@ -20,7 +20,7 @@ from paribus.cli import FAILED, INTERRUPTED, OK, STOPPED
 from paribus.errors import SpecError
 from paribus.launch import gpus, local
 from paribus.launch.progress import Progress
-from paribus.store import DiskError, Store, init_home, provenance
+from paribus.store import DiskError, Store, StoreError, init_home, provenance
 from paribus.study import source
 from paribus.study.plan import Item, Plan, work
 
@@ -124,7 +124,7 @@ def register(found: source.Source, plan: Plan) -> None:
     record = dict(plan.record)
     old = store.read_study(instance) or {}
     theirs = Path(old.get("file") or found.path)
-    if theirs != found.path and theirs.is_file():
+    if theirs != found.path and _other(plan, found, theirs):
         raise SpecError(
             f"study {instance!r} in {store.home} is that of {theirs}; give one of the two another "
             "name, or a home of its own (--home)"
@@ -137,7 +137,12 @@ def register(found: source.Source, plan: Plan) -> None:
     for trial_id, item in plan.unique.items():
         store.declare(trial_id, item.trial.data)
     for item in plan.items:
-        store.link_name(instance, item.trial.name, item.trial.id)
+        try:
+            store.link_name(instance, item.trial.name, item.trial.id)
+        except DiskError:
+            raise
+        except StoreError as error:  # a name is for the eye: no reason to stop
+            print(f"note: {error}", file=sys.stderr)
     sources = {found.path.name: found.path.read_bytes()}
     for kind, _, path in parts.local_files():
         sources[f"parts/{kind}/{path.name}"] = path.read_bytes()
@@ -146,6 +151,19 @@ def register(found: source.Source, plan: Plan) -> None:
     store.write_study(instance, record, picture)
     for trunk in plan.forest.trunks:
         store.declare(trunk.id, trunk.data)
+
+
+def _other(plan: Plan, found: source.Source, theirs: Path) -> bool:
+    """Whether another study file of this name is at home here: not a copy of the same one, and
+    not one that stayed behind when the home was copied."""
+    store, instance = plan.store, plan.study.instance
+    kept = store.study_dir(instance) / "source" / theirs.name
+    same = kept.is_file() and kept.read_bytes() == found.path.read_bytes()
+    try:
+        home = (store.read_plan(instance) or {}).get("home", "")
+    except StoreError:
+        home = ""
+    return theirs.is_file() and not same and home == str(store.home)
 
 
 # ── on which devices ────────────────────────────────────────────────────────────────────────
@@ -174,6 +192,11 @@ def slots_of(plan: Plan, items: list[Item], o: Namespace) -> tuple[list[local.Sl
 
 def _gpu_slots(plan: Plan, device: str, o: Namespace) -> tuple[list[local.Slot], int]:
     found = gpus.gpus()
+    if not found and not any(os.path.exists(p) for p in ("/dev/nvidia0", "/dev/nvidiactl")):
+        asked = f"--gpus {o.gpus}" if o.gpus else f"--device {o.device}"
+        raise SpecError(
+            f"{asked}: this machine shows no NVIDIA GPU (no nvidia-smi, no /dev/nvidia0)"
+        )
     asked = o.gpus or (device.partition(":")[2] if o.device or not found else "auto:1")
     numbers = gpus.choose(asked, found) if found else _numbers(asked)
     each = max(o.per_gpu, -(-(o.workers or 0) // len(numbers)))
@@ -230,9 +253,7 @@ def work_through(
 ) -> tuple[int, bool]:
     """(exit code, whether that is the end): preflight, then workers until nothing is left."""
     store, instance = plan.store, plan.study.instance
-    began = time.monotonic()
-    limits = local.Limits(_deadline(o, began), o.timeout and seconds(o.timeout, "--timeout"),
-                          o.fail_fast)  # fmt: skip
+    limits = limits_of(o)
     slots, stack = slots_of(plan, todo.items, o)
     told = told_of(found, plan, chosen, todo, stack, o)
     settings = settings_of(o, slots)
@@ -267,8 +288,6 @@ def work_through(
     finally:
         progress.close()
         store.end_run(instance, run)
-    for line in crew.errors:
-        print(line, file=sys.stderr)
     if crew.why:
         derive(plan)
         progress.note(f"stopped: {crew.why}")
@@ -335,6 +354,17 @@ def settings_of(o: Namespace, slots: list[local.Slot]) -> dict[str, Any]:
     }
 
 
+def limits_of(o: Namespace) -> local.Limits:
+    """When to stop; refuses what is no duration."""
+    began = time.monotonic()
+    timeout = seconds(o.timeout, "--timeout") if o.timeout else None
+    if timeout is not None and timeout < 1:
+        raise SpecError(f"--timeout {o.timeout!r}: give at least a second")
+    if o.checkpoint_every <= 0:
+        raise SpecError(f"--checkpoint-every {o.checkpoint_every:g}: give seconds above 0")
+    return local.Limits(_deadline(o, began), timeout, o.fail_fast)
+
+
 def _deadline(o: Namespace, began: float) -> float | None:
     ends = []
     if o.until:
@@ -373,9 +403,9 @@ def _events(o: Namespace, instance: str, log: Path) -> Callable[[str, Mapping[st
 def tell_done(o: Namespace, plan: Plan, code: int) -> None:
     """``--on-event`` at the end of everything."""
     log = plan.store.study_dir(plan.study.instance) / "run.log"
-    kind = {OK: "done", FAILED: "failed"}.get(code)
-    if kind == "done":
-        _events(o, plan.study.instance, log)(kind, {"reason": "all done"})
+    if code in (OK, FAILED):
+        reason = "all done" if code == OK else "some trials failed"
+        _events(o, plan.study.instance, log)("done", {"reason": reason})
 
 
 def detach(o: Namespace, plan: Plan) -> int:

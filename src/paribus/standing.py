@@ -16,6 +16,7 @@ from typing import Any
 
 from paribus.analysis import listing
 from paribus.asked import free_memory
+from paribus.store import owners
 from paribus.store.files import read
 from paribus.study.plan import Item, Plan
 
@@ -59,6 +60,7 @@ def standing(plan: Plan, device: str) -> dict[str, Any]:
             {"id": r.id, "alive": r.alive, "host": r.identity.get("host"),
              "pid": r.identity.get("pid"), "at": r.identity.get("at"), **r.what}
             for r in plan.store.runs(plan.study.instance)
+            if r.alive is not False
         ],
         "eta": _eta(plan, running),
         "disk": None,
@@ -147,12 +149,18 @@ def _working(plan: Plan, unit: str, name: str, state: Any, steps: int) -> dict[s
         rate = max(0, int(said[-1]) - int(started[0] if started else 0)) / (wrote - began) or None
     last = max(t for t in (began, wrote, 0.0) if t is not None)
     quiet = max(0.0, time.time() - last) if last else None
+    if asleep := owners.asleep(state.claim):
+        rate = None
     return {
         "name": name,
         "trial": unit,
         "condition": None,
         "state": state.state,
-        "reason": state.reason if state.state == "blocked" else "",
+        "reason": "its process is stopped (SIGSTOP)"
+        if asleep
+        else state.reason
+        if state.state == "blocked"
+        else "",
         **_who(state.claim),
         "device": _device(path),
         "step": step,
@@ -208,12 +216,11 @@ def _failures(plan: Plan) -> list[dict[str, Any]]:
             log = tail(_attempt(plan, i.trial.id, i.state.attempt) / "log") if whole else ""
             out.append(
                 {"name": name, "trial": i.trial.id, "state": state, "reason": reason,
-                 "lines": [x for x in log.splitlines() if x.strip()][-3:]}
+                 "lines": [x for x in log.splitlines() if x.strip(" ^~")][-3:]}
             )  # fmt: skip
         missing = [c for c in i.cells if not c.done and not c.refused]
-        result = i.look.result
-        if missing and result is not None and not result.weights.exists():
-            reason = "its weights are gone, and evaluations are missing; run --retry lost"
+        if missing and not i.look.claimed and i.lost:
+            reason = f"{i.lost}, and evaluations are missing; run --retry lost"
             out.append({"name": i.trial.name, "trial": i.trial.id, "state": "lost",
                         "reason": reason, "lines": []})  # fmt: skip
     return out

@@ -16,6 +16,7 @@ from paribus.grid import size, span
 from paribus.running import (
     confirm,
     detach,
+    limits_of,
     register,
     slots_of,
     tell_done,
@@ -95,8 +96,8 @@ def do_plan(o: Namespace) -> int:
     for v in data["variants"]:
         states = [t["state"] for t in v["trials"]]
         shown = ", ".join(f"{states.count(s)} {s}" for s in dict.fromkeys(states))
-        size = f"{v['parameters']:,}" if v["parameters"] else "external"
-        print(f"{v['name']:32} {size:>12} {v['steps']:>8,} {v['tokens']:>14,}  {shown}")
+        large = f"{v['parameters']:,}" if v["parameters"] else "external"
+        print(f"{v['name']:32} {large:>12} {v['steps']:>8,} {v['tokens']:>14,}  {shown}")
     for reason in dict.fromkeys(s["reason"] for s in plan.expansion.skipped):
         n = sum(s["reason"] == reason for s in plan.expansion.skipped)
         print(f"skipped {n}: {reason}")
@@ -110,6 +111,8 @@ def do_plan(o: Namespace) -> int:
 def _notes(plan: Plan) -> list[str]:
     """What a person should know before running."""
     out = []
+    if plan.study.best:
+        out.append("trials that keep the weights of their best step share no beginnings")
     if not plan.study.evaluate:
         out.append("no evaluations (evaluate=[…]): trials are trained and nothing is measured")
     try:
@@ -153,11 +156,12 @@ def do_run(o: Namespace) -> int:
     found, plan = planned(o)
     plan.refuse()
     what = chosen(plan, o.only)
+    todo = todo_of(plan, what, o)
+    slots_of(plan, todo.items, o)  # a wrong option is said before anything is written
+    limits_of(o)
     print(f"{plan.study.instance} in {plan.store.home}", flush=True)
     for line in (line for i in what.items for line in i.look.damaged):
         print(f"{line}; evaluated again, the file is kept", file=sys.stderr)
-    todo = todo_of(plan, what, o)
-    slots_of(plan, todo.items, o)  # a wrong option is said before anything is written
     if not confirm(o, todo):
         return STOPPED
     if o.detach and todo.items:
@@ -176,9 +180,11 @@ def do_run(o: Namespace) -> int:
 
 def _dry_run(o: Namespace) -> int:
     """The plan, then what this very command would do; writes nothing."""
-    code = do_plan(Namespace(**{**vars(o), "json": False}))
     plan = planned(o)[1]
     todo = todo_of(plan, chosen(plan, o.only), o)
+    slots_of(plan, todo.items, o)
+    limits_of(o)
+    code = do_plan(Namespace(**{**vars(o), "json": False}))
     train = [i.trial.name for i in todo.items if not i.done or i.trial.id in todo.anew]
     judge = [i.trial.name for i in todo.items if i.trial.name not in train]
     print()
@@ -218,9 +224,11 @@ def _conclude(plan: Plan, items: list[Item], o: Namespace) -> int:
         )
     left = [i for i in now if i.state.state in ("planned", "running", "interrupted", "blocked")]
     if left:
+        others = any(i.state.state in ("running", "blocked") for i in left)
         print(
-            f"{len(left)} trials are not finished (another run may be at them); "
-            "the same command goes on",
+            f"not finished: {len(left)} of {len(now)} trials"
+            + (" (another run is at some of them)" if others else "")
+            + "; the same command goes on",
             file=sys.stderr,
         )
     return FAILED if bad else STOPPED if left else OK

@@ -46,7 +46,11 @@ def _plant(step, rows):
     if mark:
         open(mark, "w").close()
     if kind == "raise":
-        raise ValueError("planted")
+        raise ValueError("planted\\nin two lines")
+    if kind == "exit":
+        raise SystemExit(3)
+    if kind == "leave":
+        os._exit(0)
     if kind == "disk":
         raise OSError(28, "No space left on device (planted)")
     if kind in ("SEGV", "KILL", "TERM", "ABRT"):

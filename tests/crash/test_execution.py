@@ -112,6 +112,19 @@ def test_a_worker_that_kills_itself_counts_against_its_trial(tmp_path: Path, nam
     assert states(study) == ["done", "done"]
 
 
+@pytest.mark.parametrize(("kind", "said"), [("exit", "SystemExit: 3"), ("leave", "exit code 0")])
+def test_a_trial_that_ends_its_worker_has_failed(tmp_path: Path, kind: str, said: str) -> None:
+    study = planted.make(tmp_path)
+    told = tmp_path / "told"
+    tell = f'echo "$PARIBUS_EVENT $PARIBUS_TRIAL" >> {told}'
+    code, text = planted.run(study, "--on-event", tell, plant=f"{kind}:7:{tmp_path / 'mark'}")
+    assert code == 1, text
+    plan = planted.plan_of(study)
+    assert [i.state.state for i in plan.items] == ["failed", "done"]
+    assert said in plan.items[0].state.reason
+    wait_for(lambda: told.exists() and told.read_text().split("\n")[:2] == ["failed none", "done "])
+
+
 @pytest.mark.parametrize("name", ["KILL", "TERM"])
 def test_a_kill_from_outside_costs_nothing(
     tmp_path: Path, name: str, calm: dict[str, list[float]]

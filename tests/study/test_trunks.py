@@ -323,7 +323,9 @@ def end(plan: Plan, unit: str, state: str = "done", step: int = 100) -> None:
     attempt = store.open(unit, "w")
     assert attempt is not None
     if state == "done":
-        attempt.finish(b"weights", {"step": step})
+        attempt.seal(step, {"state": b""}, {})
+        weights = None if unit in plan.trunks else b"weights"
+        attempt.finish(weights, {"step": step}, keep=1)
     else:
         attempt.end(state, "because")
 
@@ -382,6 +384,11 @@ def test_a_trunk_that_is_there_is_used_and_one_that_failed_is_not(tmp_path: Path
     assert (again.training.steps, again.training.saved, again.data()["trunks"]) == (120, 80, 1)
     told = work(again, again.items, 1)
     assert {u["trunk"] for u in told["trials"].values()} == {ids["d60-trunk40"]}
+
+    # Its checkpoint is gone (gc): it cannot be forked from, and the plan says so.
+    plan.store.remove(plan.store.gc())
+    swept = planned(tmp_path, wsd(60, 20))
+    assert (swept.training.steps, swept.training.saved) == (200, 0)
 
     other = planned(tmp_path / "other", wsd(60, 20))
     end(other, ids["d60-trunk40"], "failed")

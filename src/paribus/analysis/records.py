@@ -161,6 +161,7 @@ def curves(store: Store, study: dict[str, Any]) -> dict[str, list[tuple[int, flo
         text = end.get("curves", {}).get("loss")
         if text:
             loss = arrays.unpack(text)
+            loss = np.where(np.abs(loss) < 1e300, loss, np.nan)  # what was not finite
             cuts = np.arange(0, len(loss), -(-len(loss) // 200))
             ends = np.append(cuts[1:], len(loss))
             means = np.add.reduceat(loss, cuts) / (ends - cuts)

@@ -27,17 +27,18 @@ HOUR = 3600.0
 
 _SUM = re.compile("[0-9a-f]{64}")
 
+HEALS = ("spec", "record", "plan", "provenance", "run")  # kinds that nobody has to look after
 # What happens with a damaged file, and what to do.
 THEN = {
-    "spec": "delete it: the next run writes it again",
+    "spec": "passed over: the next run writes it again",
     "claim": "delete it: the trial goes on from its last checkpoint",
     "old claim": "delete it: the attempt has ended, nothing is lost",
     "end": "delete it: the attempt counts as broken off and goes on from its last checkpoint",
     "retired": "delete it: the trial keeps its result; ask again with --force",
-    "record": "delete it: the evaluation is done again",
+    "record": "passed over: the evaluation is done again; delete it when you like",
     "record's claim": "delete it: the evaluation is claimed again",
     "study": "put it back from a copy; or delete it: the next run registers the study anew",
-    "plan": "delete it: the next run writes it again",
+    "plan": "passed over: the next run writes it again",
     "amendment": "put it back from a copy; nothing replaces it",
     "provenance": "nothing reads it: delete it or leave it",
     "stop": "delete it",
@@ -83,7 +84,8 @@ class Contents:
             return None
         except StoreError:
             where = path.relative_to(self.home)
-            self.damaged.append(failed("files", f"{where} is damaged; {THEN[kind]}"))
+            say = note if kind in HEALS else failed
+            self.damaged.append(say("files", f"{where} is damaged; {THEN[kind]}"))
             return None
         self.files += found is not None
         return found

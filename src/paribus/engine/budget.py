@@ -38,7 +38,7 @@ class OutOfMemory(Exception):
         super().__init__(
             f"out of memory with {micro} rows a pass"
             + (f" in a stack of {stack}" if stack > 1 else "")
-            + (f" after {halvings} halvings" if halvings else "")
+            + (f" after {halvings} halving{'s' * (halvings > 1)}" if halvings else "")
         )
         self.stack, self.micro, self.halvings = stack, micro, halvings
 

@@ -80,8 +80,8 @@ def _judge(
             (record,) = evaluate(params, [s.spec], s, w.data, w.settings, w.opened)
         except (Refused, SpecError) as error:
             record = {"status": "refused", "reason": str(error), "condition": c["id"]}
-        except Exception as error:
-            reason = f"{type(error).__name__}: {error}"[:500]
+        except (Exception, SystemExit) as error:
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:500]
             w.write(partial(claim.fail, reason))
             w.say(event="failed", **about, reason=reason)
             return

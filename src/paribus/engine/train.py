@@ -45,6 +45,7 @@ class Hooks:
 
     stop: Callable[[], bool] = lambda: False
     progress: Callable[[Trainer], None] = lambda _: None
+    diverged: Callable[[Member], None] = lambda _: None
     write: Callable[[Callable[[], Any]], Any] = lambda call: call()
     every: Sequence[int] = ()
     evaluate: Callable[[Trainer], list[dict[str, float]]] | None = None
@@ -323,6 +324,7 @@ class Trainer:
             if not self.alive[e] and m.attempt is not None and m.reason:
                 end = partial(m.attempt.end, "diverged", m.reason, **self.summary(e))
                 self.hooks.write(end)
+                self.hooks.diverged(m)
                 m.attempt = None
         improved = False
         if self.hooks.evaluate is not None and any(self.step % n == 0 for n in self.hooks.every):

@@ -168,11 +168,11 @@ def _train(w: Worker, group: list[Member], cap: Mapping[str, Any]) -> None:
         for m in group:  # not of a checkpoint: a cache, or a file that is read
             _give_back(w, m, f"disk: {error}")
         w.wait_for_disk(error)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         _failed(w, group, error)
 
 
-def _failed(w: Worker, group: list[Member], error: Exception) -> None:
+def _failed(w: Worker, group: list[Member], error: BaseException) -> None:
     text = traceback.format_exc()
     places = [line.strip() for line in text.splitlines() if line.lstrip().startswith("File ")]
     for m in group:
@@ -204,9 +204,10 @@ def _out_of_memory(w: Worker, group: list[Member], error: OutOfMemory) -> None:
 
 
 def _end(w: Worker, group: Sequence[Member], state: str, reason: str, same: str = "") -> None:
-    reason = reason[:500]
+    reason = " ".join(reason.split())[:500]
     for m in group:
         if m.attempt is not None:
+            w.log(m.attempt, f"{state}: {reason}")
             w.write(partial(m.attempt.end, state, reason, step=m.step))
             w.say(event="end", trial=m.trial, name=m.name, state=state, reason=reason, same=same)
             m.attempt = None
@@ -281,6 +282,9 @@ def _hooks(w: Worker, group: list[Member]) -> Hooks:
     return Hooks(
         stop=w.stop,
         progress=_progress(w, group),
+        diverged=lambda m: w.say(
+            event="end", trial=m.trial, name=m.name, state="diverged", reason=m.reason
+        ),
         write=w.write,
         every=sorted({s.every for s in intervals if s.every}),
         evaluate=check if intervals else None,

@@ -211,8 +211,7 @@ class Worker:
             elif state.state in SETTLED:
                 self.settled.add(unit)
             elif state.state in ("failed", "out of memory"):
-                damaged = state.end is None  # a person has to look first
-                if told["retry"] and state.attempt <= told["attempts"] and not damaged:
+                if told["retry"] and state.attempt <= told["attempts"]:
                     free.append(unit)
                 else:
                     self.settled.add(unit)

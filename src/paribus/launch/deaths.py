@@ -41,8 +41,11 @@ def oom_kills() -> int:
                if k == "oom_kill")  # fmt: skip
 
 
-def charge(store: Store, pid: int, code: int, running: Mapping[str, Any] | None, oom: bool) -> str:
-    """Say what a worker's death means to the trials that it held; returns it in words.
+def charge(
+    store: Store, pid: int, code: int, running: Mapping[str, Any] | None, oom: bool
+) -> tuple[str, list[dict[str, Any]]]:
+    """Say what a worker's death means to the trials that it held: in words, and the ends that
+    were published.
 
     `code` is negative for a signal; `running` is its last "start" event; `oom`: the kernel has
     killed for want of memory meanwhile.
@@ -50,19 +53,22 @@ def charge(store: Store, pid: int, code: int, running: Mapping[str, Any] | None,
     name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
     said = f"worker {pid} ended with {name}"
     if running is None:
-        return said
+        return said, []
+    state, reason, info = "", "", {}
     if code == -signal.SIGKILL and oom:
         error = OutOfMemory(len(running["trials"]), running["micro"], running["halvings"])
         less = error.less()
         reason = f"host: {error} (killed by the kernel)"
-        for trial in running["trials"]:
-            if less is None:
-                store.end_for_dead(trial, pid, "out of memory", reason)
-            else:
-                info = {**less, "device": running["device"]}
-                store.end_for_dead(trial, pid, "released", reason, oom=info)
-        return f"{said}: {reason}"
-    if code < 0 and -code in OWN_FAULT:
-        for trial in running["trials"]:
-            store.end_for_dead(trial, pid, "failed", f"its worker died of {name}")
-    return said
+        said = f"{said}: {reason}"
+        state = "out of memory" if less is None else "released"
+        info = {} if less is None else {"oom": {**less, "device": running["device"]}}
+    elif code >= 0 or -code in OWN_FAULT:  # its trials had not ended: their code ended it
+        state, reason = "failed", f"its worker {'died of' if code < 0 else 'ended with'} {name}"
+    if not state:
+        return said, []
+    ends = [
+        {"event": "end", "trial": t, "name": running["name"], "state": state, "reason": reason}
+        for t in running["trials"]
+        if store.end_for_dead(t, pid, state, reason, **info)
+    ]
+    return said, ends if state != "released" else []

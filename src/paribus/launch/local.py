@@ -235,23 +235,42 @@ class Crew:
         slot.process = None
         code, kills = process.returncode, deaths.oom_kills()
         oom, self._kills = kills > self._kills, kills
-        slot.deaths = 0 if slot.worked or code in (0, FRESH, BUSY) else slot.deaths + 1
-        if code == 0:
+        slot.deaths = 0 if slot.worked or code in (FRESH, BUSY) else slot.deaths + 1
+        if code in (FRESH, BUSY):
+            return
+        if code == STOPPED:
+            if slot.deaths >= QUICK and not self.why:
+                self._give_up(slot, f"worker {slot.number} was stopped {slot.deaths} times at once")
+            return
+        try:
+            said, ends = deaths.charge(self.store, process.pid, code, slot.running, oom)
+        except ParibusError as error:
+            said, ends = f"worker {process.pid} ended with {code}; {error}", []
+        if code == 0 and not ends:
             slot.over = True
             return
-        if code not in (STOPPED, FRESH, BUSY):
-            try:
-                said = deaths.charge(self.store, process.pid, code, slot.running, oom)
-            except ParibusError as error:
-                said = f"worker {process.pid} ended with {code}; {error}"
-            last = [line for line in slot.noise if line.strip()][-1:]
-            self.progress.line(": ".join([said, *(s.strip()[:300] for s in last)]))
-            if code > 0 or slot.deaths >= QUICK:
-                self.errors.append(": ".join([said, *(s.strip()[:300] for s in last)]))
-                slot.over = True
-        elif slot.deaths >= QUICK and not self.why:
-            self.errors.append(f"worker {slot.number} was stopped {slot.deaths} times at once")
-            slot.over = True
+        last = [line for line in slot.noise if line.strip()][-1:]
+        said = ": ".join([said, *(s.strip()[:300] for s in last)])
+        for end in ends:
+            self._tell(end)
+        if (code > 0 and not ends) or slot.deaths >= QUICK:
+            self._give_up(slot, said)
+        else:
+            self.progress.line(said)
+
+    def _give_up(self, slot: Slot, why: str) -> None:
+        slot.over = True
+        self.errors.append(why)
+        self.progress.line(why)
+
+    def _tell(self, e: Mapping[str, Any]) -> None:
+        """Show an event, and tell the user's command of what went wrong."""
+        self.progress.event(e)
+        wrong = e["event"] == "end" and e["state"] in ("failed", "out of memory", "diverged")
+        if wrong or e["event"] == "failed":
+            self.on_event("failed", e)
+        if e["event"] == "blocked":
+            self.on_event("stuck", e)
 
     # ── what they say, and what else is looked at ──
 
@@ -293,12 +312,8 @@ class Crew:
         slot.worked |= kind in ("step", "end", "evaluated", "waiting", "blocked")
         if kind == "start":
             slot.running = e
-        self.progress.event(e)
+        self._tell(e)
         self._ends += kind in ("end", "evaluated")
-        if kind == "end" and e["state"] in ("failed", "out of memory"):
-            self.on_event("failed", e)
-        if kind == "failed":
-            self.on_event("failed", e)
         if kind == "end" and e.get("same"):
             stack = slot.running["trials"][0] if slot.running else e["trial"]
             seen = self._same.setdefault(e["same"], set())
@@ -348,7 +363,8 @@ class Crew:
         for trial in slot.running["trials"]:
             reason = f"timed out: no step for {still:.0f} s (--timeout)"
             if self.store.end_for_dead(trial, slot.process.pid, "failed", reason):
-                self.progress.line(f"{slot.running['name']}: {reason}")
+                end = {"event": "end", "trial": trial, "name": slot.running["name"]}
+                self._tell({**end, "state": "failed", "reason": reason})
 
 
 def _environment(threads: str) -> dict[str, str]:

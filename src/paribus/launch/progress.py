@@ -64,7 +64,8 @@ class Progress:
             self.now[worker] = str(e["reason"])
             if kind != "leaves":
                 name = f"{e['name']}: " if e.get("name") else ""
-                self.line(f"worker {worker}: {name}{kind}: {e['reason']}")
+                what = "" if kind == "less" else f"{kind}: "
+                self.line(f"worker {worker}: {name}{what}{e['reason']}")
         elif kind == "unblocked":
             self.line(f"worker {worker}: goes on")
         elif kind in ("failed", "error", "fenced"):

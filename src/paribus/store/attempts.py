@@ -68,7 +68,10 @@ def resumable(attempts: Path, n: int) -> list[tuple[int, int]]:
     first: those of attempt n and of earlier ones back to the last final end, excluded."""
     found = []
     while n > 0:
-        end = read(attempts / str(n) / "end")
+        try:
+            end = read(attempts / str(n) / "end")
+        except Damaged:
+            break
         if end is not None and end["state"] in FINAL:
             break
         found += [(step, n) for step in checkpoints.sealed(attempts / str(n))]

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from paribus.store import attempts, checkpoints, runs, workers
-from paribus.store.files import StoreError, disk, exists, names, numbers, read, sync
+from paribus.store.files import Damaged, StoreError, disk, exists, names, numbers, read, sync
 
 Judge = Callable[[Mapping[str, Any]], tuple[bool, str]]
 """Says (lost, reason); here only those count as lost that are gone for certain, so that nobody can
@@ -37,7 +37,8 @@ def find(home: Path, judge: Judge, keep_trunks: Collection[str]) -> list[Removal
     """What can be removed, sorted by path; see `Store.gc`."""
     found: list[Removal] = []
     for trial in names(home / "trials"):
-        found += _of_trial(home / "trials" / trial, judge, keep_trunks)
+        with suppress(Damaged):  # a person has to look first
+            found += list(_of_trial(home / "trials" / trial, judge, keep_trunks))
     for study in names(home / "studies"):
         found += _of_study(home / "studies" / study)
     found += _of_workers(home / "workers", judge)

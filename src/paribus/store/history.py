@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from paribus.store import attempts, checkpoints
-from paribus.store.files import read
+from paribus.store.files import Damaged, read
 
+DAMAGED = "damaged"  # how an attempt ended whose files cannot be read
 _CLOSED = (*attempts.FINAL, "failed", "out of memory")
 """Ends after which losses and lack of memory are counted anew."""
 
@@ -41,14 +42,22 @@ class History:
     failures: int
 
 
+def _read(path: Path) -> dict[str, Any] | None:
+    """A file of an attempt; a damaged one says so as an end would."""
+    try:
+        return read(path)
+    except Damaged as error:
+        return {"state": DAMAGED, "reason": str(error)}
+
+
 def views(root: Path) -> list[AttemptView]:
     """The attempts in the folder `root`, oldest first."""
     return [
         AttemptView(
             n,
-            read(root / str(n) / "claim"),
-            read(root / str(n) / "end"),
-            read(root / str(n) / "retired"),
+            _read(root / str(n) / "claim"),
+            _read(root / str(n) / "end"),
+            _read(root / str(n) / "retired"),
             root / str(n),
             checkpoints.sealed(root / str(n)),
         )
@@ -61,9 +70,9 @@ def history(root: Path, judge: Callable[[Mapping[str, Any]], tuple[bool, str]]) 
     in_a_row = stretch = True
     for n in range(attempts.last(root), 0, -1):
         path = root / str(n)
-        end, claim = read(path / "end"), read(path / "claim")
+        end, claim = _read(path / "end"), _read(path / "claim")
         state = "" if end is None else end["state"]
-        if state in attempts.FINAL:
+        if state in (*attempts.FINAL, DAMAGED):
             break
         failures += state == "failed"
         stretch = stretch and state not in _CLOSED

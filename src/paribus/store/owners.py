@@ -85,6 +85,17 @@ def look(claim: Mapping[str, Any]) -> tuple[bool | None, str]:
     return True, who
 
 
+def asleep(claim: Mapping[str, Any]) -> bool:
+    """Whether the process that wrote `claim` was stopped (SIGSTOP, Ctrl-Z), as far as is seen."""
+    here = place()
+    if any(claim.get(key) != here[key] for key in ("boot", "pidns")):
+        return False
+    with suppress(OSError):
+        looked = _look(claim["pid"])
+        return looked is not None and looked == (claim["start"], "T")
+    return False
+
+
 @functools.cache
 def place() -> Mapping[str, str]:
     """This boot of this machine: host, machine id, boot id and process-id namespace."""

@@ -22,7 +22,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from paribus.store import attempts, evaluations, gc, history, owners, runs, studies, workers
+from paribus.store import (
+    attempts,
+    checkpoints,
+    evaluations,
+    gc,
+    history,
+    owners,
+    runs,
+    studies,
+    workers,
+)
 from paribus.store.attempts import FINAL, OWN, Attempt
 from paribus.store.evaluations import EvaluationClaim
 from paribus.store.files import (
@@ -163,7 +173,14 @@ class Store:
         replace(path, content)
 
     def read_study(self, instance: str) -> dict[str, Any] | None:
-        return read(self.study_dir(instance) / "study.json")
+        path = self.study_dir(instance) / "study.json"
+        try:
+            return read(path)
+        except Damaged:
+            raise StoreError(
+                f"{path} is damaged, and it holds what was registered: put it back from a copy; "
+                "without one delete it, and the study is registered anew with the results seen"
+            ) from None
 
     def read_plan(self, instance: str) -> dict[str, Any] | None:
         return read(self.study_dir(instance) / "plan.json")
@@ -210,9 +227,13 @@ class Store:
         two specs with one id mean that the id does not cover all of the spec."""
         folder = self.trial_dir(trial)
         path = folder / "spec.json"
-        if read(path) == spec:
-            return
         content = encode(spec)
+        try:
+            if read(path) == spec:
+                return
+        except Damaged:  # what it held is known
+            replace(path, content)
+            return
         if not exists(path):
             with disk(folder):
                 folder.mkdir(parents=True, exist_ok=True)
@@ -274,6 +295,11 @@ class Store:
         retired = exists(f"{root}/{n}/retired")
         return Result(trial, n, root / str(n), end, retired)
 
+    def forkable(self, trunk: str) -> bool:
+        """Whether a trunk's result still has the checkpoint that its children fork from."""
+        result = self.result(trunk)
+        return result is not None and bool(checkpoints.sealed(result.path))
+
     def weights_lost(self, trial: str) -> str:
         """Why the result's weights cannot be used: gone, or damaged; "" if they are whole."""
         result = self.result(trial)
@@ -306,7 +332,10 @@ class Store:
         root = folder / "attempts"
         while n := attempts.last(root):
             path = root / str(n)
-            end = read(path / "end")
+            try:
+                end = read(path / "end")
+            except Damaged:
+                break  # the caller decides whether to try again: it stands as failed
             if end is None:
                 claim = read(path / "claim")
                 if claim is not None and owners.mine(claim, worker):

@@ -34,7 +34,11 @@ def write(folder: Path, study: Mapping[str, Any], plan: Mapping[str, Any]) -> No
     with disk(folder):
         folder.mkdir(parents=True, exist_ok=True)
     old = read(path)
+    if old is None and seen:
+        content["seen_at_registration"] = seen
     if old is not None:
+        if "seen_at_registration" in old:
+            content["seen_at_registration"] = old["seen_at_registration"]
         content["registration"] = _registration(folder, old, content.get("registration"), seen)
     content["amendments"] = amendments(folder)
     volatile = set(content.get("volatile", ()))

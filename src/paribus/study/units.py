@@ -91,7 +91,10 @@ def todo(plan: Plan, items: Sequence[Item], *, trunks: bool = True, retry: bool 
             continue
         state = plan.store.state(trunk.id)
         if state.state == "done":
-            usable.add(trunk.id)
+            if plan.store.forkable(trunk.id):
+                usable.add(trunk.id)
+            elif trunk.parent is not None:
+                needs.setdefault(trunk.parent, []).extend(need)
             continue
         can = state.state in WAITING or (retry and state.state in FAILED)
         if can and (len(need) > 1 or state.attempt):
