@@ -203,7 +203,7 @@ def test_many_findings_are_shortened(store, monkeypatch):
     for i in range(10):
         store.declare(f"u{i}", {"i": i})
         (store.trial_dir(f"u{i}") / "spec.json").write_bytes(b"")
-    assert wrong(store)[-1] == "FAILED … and 7 more" and len(wrong(store)) == 4
+    assert wrong(store)[-1] == "note … and 7 more" and len(wrong(store)) == 4
 
 
 # ── left behind ─────────────────────────────────────────────────────────────────────────────────

@@ -69,7 +69,7 @@ def _place(home: Path) -> Iterator[Finding]:
     about = os.statvfs(home)
     free = about.f_bavail * about.f_frsize
     text = f"{said(free)} free of {said(about.f_blocks * about.f_frsize)}"
-    if free < 1e6:
+    if free < 8e6:
         text += ": checkpoints will not fit, runs wait for room; `paribus gc` frees some"
         yield failed("space", text)
     elif free < 2e9:
