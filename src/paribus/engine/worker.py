@@ -174,7 +174,7 @@ class Worker:
         """Others hold what is left: look again soon, in case they are lost."""
         if self.me.mark != IDLE:
             self._mark(IDLE)
-            self.say(event="waiting", reason="what is left runs elsewhere")
+            self.say(event="idle", reason="what is left runs elsewhere")
         if self.settings.device.startswith("cuda"):
             import torch
 

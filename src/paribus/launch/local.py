@@ -309,7 +309,7 @@ class Crew:
         e = {**json.loads(line), "worker": slot.number}
         slot.moved, slot.called_stuck = time.monotonic(), False
         kind = e["event"]
-        slot.worked |= kind in ("step", "end", "evaluated", "waiting", "blocked")
+        slot.worked |= kind in ("step", "end", "evaluated", "idle", "blocked")
         if kind == "start":
             slot.running = e
         self._tell(e)

@@ -66,6 +66,9 @@ class Progress:
                 name = f"{e['name']}: " if e.get("name") else ""
                 what = "" if kind == "less" else f"{kind}: "
                 self.line(f"worker {worker}: {name}{what}{e['reason']}")
+        elif kind == "idle":
+            self.now[worker] = str(e["reason"])
+            self.note(f"worker {worker}: {e['reason']}")
         elif kind == "unblocked":
             self.line(f"worker {worker}: goes on")
         elif kind in ("failed", "error", "fenced"):
