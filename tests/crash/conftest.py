@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from paribus import parts
+from paribus.text import paths
+
 
 @pytest.fixture
 def scratch(tmp_path: Path) -> Iterator[Path]:
@@ -20,3 +23,11 @@ def scratch(tmp_path: Path) -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix="paribus-", dir=memory))
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def _restore() -> Iterator[None]:
+    """What a study file sets for its process is put back."""
+    yield
+    parts.use_local(None)
+    paths.use_base(None)

@@ -7,22 +7,14 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from paribus import arrays, parts
-from paribus.text import paths
 from tests.crash import planted
-
-
-@pytest.fixture(autouse=True)
-def _restore() -> Iterator[None]:
-    yield
-    parts.use_local(None)
-    paths.use_base(None)
 
 
 @pytest.fixture(scope="module")

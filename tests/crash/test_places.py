@@ -6,23 +6,13 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from paribus import parts
-from paribus.text import paths
 from tests.crash import planted
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(autouse=True)
-def _restore() -> Iterator[None]:
-    yield
-    parts.use_local(None)
-    paths.use_base(None)
 
 
 def namespace() -> list[str]:

@@ -6,13 +6,11 @@ import os
 import random
 import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from paribus import parts
-from paribus.text import paths
 from tests.crash import planted
 
 CALLS = {
@@ -36,13 +34,6 @@ CASES = [
     pytest.param(what, n, marks=() if (what, n) in QUICK else (pytest.mark.full,))
     for what, n in ALL
 ]
-
-
-@pytest.fixture(autouse=True)
-def _restore() -> Iterator[None]:
-    yield
-    parts.use_local(None)
-    paths.use_base(None)
 
 
 @pytest.fixture(scope="module")
