@@ -82,8 +82,8 @@ def _check_writable(path: Path) -> None:
                 "choose another home (--home)",
                 error.errno,
             ) from error
-        if not path.is_dir():
-            with disk(path):
+        with disk(path):
+            if not path.is_dir():
                 raise
     finally:
         with suppress(OSError):
