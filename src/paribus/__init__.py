@@ -17,8 +17,8 @@ _NAMES = {
     "Spec": "spec",
     "Model": "spec",
     **dict.fromkeys(
-        "metric best better no_worse same increasing decreasing every at_least all_of criterion "
-        "baseline".split(),
+        "metric best better no_worse same increasing decreasing every at_least all_of stated "
+        "criterion baseline".split(),
         "study.hypotheses",
     ),
     "load": "api",

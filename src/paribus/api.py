@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from paribus import arrays
 from paribus.analysis import kept, listing, records
 from paribus.store import Store, find_home
 from paribus.store.scan import Look
@@ -34,6 +37,21 @@ def load(study: str, *, scale: str | None = None, home: str | Path | None = None
         parts.use_local(before)
 
 
+def pilots(plan: Plan) -> list[tuple[dict[str, Any], list[dict[str, Any]]]]:
+    """(record, rows) of the study and then of its other scales, as far as there are results: what
+    tells how much its contrasts spread over seeds."""
+    out = []
+    if any(i.done for i in plan.items):
+        mine = Loaded.of(plan)
+        out.append((mine.study, mine._rows))
+    for instance in plan.store.studies():
+        if instance.startswith(f"{plan.study.name}@") and instance != plan.study.instance:
+            record = plan.store.read_study(instance)
+            if record is not None:
+                out.append((record, records.rows(plan.store, record)))
+    return out
+
+
 class Loaded:
     """A study and its records."""
 
@@ -42,6 +60,7 @@ class Loaded:
     ) -> None:
         self.store, self.study = store, study
         self.looks = records.looks(store, study) if looks is None else looks
+        self._items: dict[tuple[str, str], tuple[dict[str, Any], str | None]] = {}
 
     def provenance(self) -> dict[str, Any]:
         """What the report says of where the results come from."""
@@ -70,8 +89,10 @@ class Loaded:
     def of(cls, plan: Plan) -> Loaded:
         record = dict(plan.record)
         stored = plan.store.read_study(plan.study.instance) or {}
-        for key in ("amendments", "registered"):
+        for key in ("amendments", "registered", "registration_hash"):
             record[key] = stored.get(key)
+        record["seen_at_registration"] = stored.get("seen_at_registration", 0)
+        record["ended"] = plan.store.ended(plan.study.instance)
         first, now = stored.get("registration"), json.loads(json.dumps(record["registration"]))
         if first and first != now:
             # What was registered first is judged as it was; an edit is an amendment at once.
@@ -106,7 +127,46 @@ class Loaded:
     def _verdicts(self) -> list[Any]:
         from paribus.analysis import verdicts
 
-        return verdicts.verdicts(self.study, self._rows)
+        return verdicts.verdicts(self.study, self._rows, self.items)
+
+    def items(self, trial: str, condition: str, metric: str) -> Any:
+        """(sums, counts, groups or None) of a metric by evaluation item, [items] each; None where
+        they are not there.
+
+        Args:
+            trial, condition: their ids.
+            metric: one that the task scores, not one that is derived from it.
+        """
+        if (trial, condition) not in self._items:
+            record = self.store.evaluation(trial, condition) or {}
+            self._items[trial, condition] = record.get("items", {}), record.get("groups")
+        items, groups = self._items[trial, condition]
+        found = items.get(metric)
+        if found is None:
+            return None
+        sums, counts = (arrays.unpack(found[k]) for k in ("sum", "count"))
+        return sums, counts, None if groups is None else arrays.unpack(groups)
+
+    @cached_property
+    def ends(self) -> dict[str, dict[str, Any]]:
+        """Trial name -> how its result ended, without curves."""
+        found = {t["name"]: self.looks[t["id"]].result for t in self.study["trials"]}
+        return {name: dict(result.end) for name, result in found.items() if result}
+
+    def findings(self) -> list[Any]:
+        """What the audit found, of what was declared and of what was realised."""
+        return list(self._findings)
+
+    @cached_property
+    def _findings(self) -> list[Any]:
+        from paribus.analysis.realised import realised
+        from paribus.study.audit import declared
+
+        return [*declared(self.study), *realised(self.study, self._rows, self.ends)]
+
+    def imports(self) -> list[dict[str, Any]]:
+        """Arms that were made elsewhere, see `paribus import`."""
+        return self.store.imports(self.study["instance"])
 
     def verdict_text(self) -> str:
         """A block a hypothesis: the verdict, the effect with its interval, the reason."""
@@ -114,25 +174,56 @@ class Loaded:
 
         return words.lines(self.verdicts()) or "no hypotheses"
 
-    def table(self) -> str:
+    def table(
+        self, metric: str | None = None, *, differences: bool = False, form: str = "text"
+    ) -> str:
+        """A metric's pivot: variants by conditions.
+
+        Args:
+            metric: default: the study's primary one.
+            differences: to the baseline arm, in place of the values.
+            form: "text", "markdown" or "latex".
+        """
+        from paribus.analysis import sheets
+
+        return sheets.told(self.study, self._rows, metric, differences, form, self.imports())
+
+    def csv(
+        self, wide: bool = False, metric: str | None = None, *, differences: bool = False
+    ) -> str:
+        """Tidy rows as CSV; ``wide``: a column a metric, by the study's ``columns=``."""
         from paribus.analysis import tables
 
-        return tables.pivot(self.study, self._rows)
+        if wide:
+            found = tables.wide(self.study, self._rows)
+            return tables.to_csv(records.typed(found, self.study))
+        return tables.to_csv(self._chosen(metric, differences))
 
-    def csv(self, wide: bool = False) -> str:
+    def to_json(self, metric: str | None = None, *, differences: bool = False) -> str:
         from paribus.analysis import tables
 
-        found = tables.wide(self.study, self._rows) if wide else self._rows
-        return tables.to_csv(records.typed(found, self.study))
+        return tables.to_json(self._chosen(metric, differences))
 
-    def to_json(self) -> str:
+    def parquet(self, metric: str | None = None, *, differences: bool = False) -> bytes:
+        """Tidy rows as Parquet; needs pyarrow (pip install paribus[text])."""
         from paribus.analysis import tables
 
-        return tables.to_json(self.results())
+        return tables.to_parquet(self._chosen(metric, differences))
+
+    def _chosen(self, metric: str | None, differences: bool) -> list[dict[str, Any]]:
+        """Rows of one metric, or of all; or its differences to the baseline arm."""
+        from paribus.analysis import compared, tables
+
+        if differences:
+            found = compared.of_study(self.study, self._rows, metric)
+            return records.typed(found, self.study)
+        if metric is not None:
+            tables.need(self.study, metric)
+        return records.typed(tables.of_metric(self._rows, metric, self.study), self.study)
 
     @cached_property
     def _mark(self) -> str:
-        return kept.mark(self.study, self.looks)
+        return kept.mark({**self.study, "imports": self.imports()}, self.looks)
 
     @cached_property
     def _kept(self) -> dict[str, Any]:
@@ -144,29 +235,71 @@ class Loaded:
 
     @cached_property
     def _text(self) -> str:
-        return self._kept.get("text") or f"{self.table()}\n\n{self.verdict_text()}"
+        made: str | None = self._kept.get("text")
+        return made or "\n\n".join(
+            filter(None, [self.table(), self.verdict_text(), self._warned()])
+        )
+
+    def _warned(self, most: int = 5) -> str:
+        """The warnings of the audit, as far as a terminal has room for them."""
+        from paribus.analysis import findings
+
+        found = [findings.line(f) for f in self.findings() if f.level != "note"]
+        more = [f"… and {len(found) - most} more, in the report"] if len(found) > most else []
+        return "\n".join([*found[:most], *more])
+
+    def markdown(self, lang: str = "en") -> str:
+        """The report as GitHub's Markdown, without figures."""
+        return str(self._told.markdown(lang))
 
     def write_report(
-        self, path: str | Path | None = None, *, lang: str = "en", always: bool = False
+        self,
+        path: str | Path | None = None,
+        *,
+        lang: str = "en",
+        always: bool = False,
+        everything: bool = False,
+        paper: bool = False,
     ) -> Path:
         """Write the self-contained report where something has changed, and results.csv,
-        completed.txt and errors.txt where they differ."""
+        completed.txt and errors.txt where they differ.
+
+        Args:
+            path: a file of its own (.html, or .md for Markdown); default: in the study's folder.
+            always: also where nothing has changed.
+            everything: also report.md and report/figures/ (SVG, PNG and CSV).
+            paper: also report/paper/ (PDF figures, LaTeX tables).
+        """
         instance = self.study["instance"]
         folder = self.store.study_dir(instance)
         place = Path(path) if path else folder / REPORT
         as_before = self._kept.get("lang") == lang and kept.untouched(self._kept, folder)
-        if as_before and path is None and not always:
+        if as_before and path is None and not (always or everything or paper):
             return place
         files = self.write_lists()
         head = f'<head>\n<meta name="records" content="{self._mark} {lang}">'
         html = b"" if always else _content(place)
-        if head.encode() not in html[:2000]:
+        if path is not None and place.suffix.lower() == ".md":
+            self.store.write_derived(place, self.markdown(lang).encode())
+        elif head.encode() not in html[:2000]:
             html = self._html(lang).replace("<head>", head, 1).encode()
             self.store.write_derived(place, html)
         if path is None:
             text, files[REPORT] = self.text(), html
             kept.save(self.store, instance, self._mark, text, lang, files)
+        for name, content in self._beside(lang, everything, paper):
+            self.store.write_derived(folder / "report" / name, content)
         return place
+
+    def _beside(self, lang: str, everything: bool, paper: bool) -> Iterator[tuple[str, bytes]]:
+        """What lies beside the page: (path in report/, content) each."""
+        from paribus.analysis.report import files
+
+        if everything:
+            yield "report.md", self._told.markdown(lang, "figures").encode()
+            yield from files.figures(self._told, lang)
+        if paper:
+            yield from files.paper(self._told)
 
     def write_lists(self) -> dict[str, bytes]:
         """Write results.csv, completed.txt and errors.txt where they differ; their contents."""
@@ -179,18 +312,47 @@ class Loaded:
             self.store.write_derived(self.store.study_dir(self.study["instance"]) / name, content)
         return files
 
-    def _html(self, lang: str) -> str:
-        from paribus.analysis import report
+    def report_notes(self, *, everything: bool = True, paper: bool = False) -> list[str]:
+        """What a person should know of a report that was written: where else it is, and what its
+        figures could not show."""
+        from paribus.analysis.report import pictures
 
-        return report.render(
+        folder = self.store.study_dir(self.study["instance"]) / "report"
+        n = len(self._told.drawn)
+        out = [f"also {folder / 'report.md'} and {n} figures in {folder / 'figures'}"]
+        out = out if everything else []
+        out += [f"also {folder / 'paper'}: PDF figures and LaTeX tables"] if paper else []
+        said = pictures.without_font(self._told.material, "en")
+        return [*out, *([f"note: {said}"] if said else [])]
+
+    @cached_property
+    def _told(self) -> Any:
+        from paribus.analysis import gaps, report
+
+        return report.Told(
             self.study,
             self._rows,
             self.verdicts(),
             curves=records.curves(self.store, self.study),
             checks=records.checks(self.study, self.looks),
-            provenance=self.provenance(),
-            lang=lang,
+            findings=self.findings(),
+            imports=self.imports(),
+            gaps=[str(g) for g in gaps.gaps(self.study, self.looks)],
+            provenance={**self.provenance(), "packages": self._packages()},
         )
+
+    def _html(self, lang: str) -> str:
+        return str(self._told.html(lang))
+
+    def _packages(self) -> dict[str, str]:
+        """Versions of the packages that the first trial with a result ran with."""
+        for trial in self.study["trials"]:
+            if self.looks[trial["id"]].result is not None:
+                for attempt in reversed(self.store.attempts(trial["id"])):
+                    with suppress(OSError, ValueError):
+                        about = json.loads(_content(attempt.path / "provenance") or b"{}")
+                        return dict(about.get("packages") or {})
+        return {}
 
 
 def _content(place: Path) -> bytes:

@@ -19,8 +19,15 @@ WHERE = {
     "stop": "upkeep",
     "gc": "upkeep",
     "doctor": "doctor",
+    "diff": "comparing",
+    "bundle": "sharing",
+    "verify": "sharing",
+    "import": "sharing",
+    "notebook": "notes",
+    "note": "notes",
 }
 """The modules of the verbs that are not in `verbs`."""
+FORMATS = ("text", "csv", "json", "markdown", "latex", "parquet")
 
 
 def _study(p: argparse.ArgumentParser) -> None:
@@ -122,14 +129,42 @@ def parser() -> argparse.ArgumentParser:
     p = verb("show", "attempts, log and spec of one trial", _study, _json)
     p.add_argument("name", help="a trial's name or id")
     p.add_argument("-f", "--follow", action="store_true", help="follow its log")
+    p = verb("diff", "what two arms differ in, setting by setting", _study, _json)
+    p.add_argument("a", metavar="A", help="a variant, or levels such as position=rope,heads=8")
+    p.add_argument("b", metavar="B", help="another one")
     p = verb("results", "records as a table", _study)
-    p.add_argument("--format", choices=("text", "csv", "json"), help="default: by the file's name")
+    p.add_argument("--format", choices=FORMATS, help="default: by the file's name")
+    p.add_argument("--metric", help="which metric (default: the study's primary one)")
+    p.add_argument("--differences", action="store_true", help="beside the baseline arm's values")
     p.add_argument("-o", "--output", help="a file; an existing one is replaced")
     p.add_argument("--wide", action="store_true", help="one column a metric (the study's columns=)")
     verb("verdicts", "hypotheses: supported, refuted or inconclusive", _study, _json)
     p = verb("report", "write the report", _study)
     p.add_argument("-o", "--output", help="a file (default: the study's folder)")
+    p.add_argument("--paper", action="store_true", help="also PDF figures and LaTeX tables")
     p.add_argument("--lang", choices=("en", "zh"), default="en")
+    p = verb("bundle", "pack a study for others: records, hypotheses, sources", _study)
+    p.add_argument("-o", "--output", help="a .zip file (default: <study>.paribus.zip here)")
+    p.add_argument("--weights", action="store_true", help="the trained weights too")
+    p.add_argument("--anonymous", action="store_true",
+                   help="without host, user, paths, remotes and diffs")  # fmt: skip
+    p = verb("verify", "recompute every verdict from a bundle; runs nothing of it", _json)
+    p.add_argument("bundle", help="the .zip file")
+    p = verb("import", "a run made elsewhere, as a descriptive arm", _study)
+    p.add_argument("file", help="a CSV or JSON file of results, or a bundle")
+    p.add_argument("--name", dest="called", help="what the arm is called")
+    p.add_argument("--source", help="where it comes from: a paper, an address, a person")
+    p = verb("notebook", "the days of a home: what ran, what came out", _json)
+    p.add_argument("--home", help="where results live (default: $PARIBUS_HOME, else runs/)")
+    p.add_argument("--day", help="only this day, such as 2026-03-31")
+    p.add_argument("-o", "--output", help="a folder: one page a day, as HTML and Markdown")
+    p.add_argument("--lang", choices=("en", "zh"), default="en")
+    p = verb("note", "a remark of your own in the notebook; appended, never edited")
+    p.add_argument("text", help="what you have to say")
+    p.add_argument("--status", choices=("hypothesis", "supported", "withdrawn"))
+    p.add_argument("--on", action="append", default=[], metavar="TRIAL|STUDY|NOTE",
+                   help="what it is about; may be given again")  # fmt: skip
+    p.add_argument("--home", help="where results live (default: $PARIBUS_HOME, else runs/)")
     p = verb("gc", "free space: checkpoints that nothing needs any more", _json)
     p.add_argument("--home", help="where results live (default: $PARIBUS_HOME, else runs/)")
     p.add_argument("--dry-run", action="store_true", help="only say what would go")

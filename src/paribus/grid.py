@@ -72,6 +72,7 @@ def text(data: Data, style: Style) -> str:
         _trunks(data, style),
         _running(data, style),
         _failures(data, style),
+        _gaps(data, style),
         _space(data),
         _runs(data, style),
     ]
@@ -274,6 +275,15 @@ def _failures(data: Data, style: Style) -> Iterator[str]:
     for f in found[:FAILURES]:
         yield f"  {style.glyph(f['state'])} {f['name']}: {f['state']}: {f['reason']}"
         yield from (f"      {line[: style.width - 6]}" for line in f["lines"])
+    if len(found) > FAILURES:
+        yield f"  … {len(found) - FAILURES:,} more; --json has all of them"
+
+
+def _gaps(data: Data, style: Style) -> Iterator[str]:
+    found = data["gaps"]
+    if found:
+        yield style.bold("removed by hand")
+    yield from (f"  {line}" for line in found[:FAILURES])
     if len(found) > FAILURES:
         yield f"  … {len(found) - FAILURES:,} more; --json has all of them"
 

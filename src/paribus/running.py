@@ -20,9 +20,10 @@ from paribus.cli import FAILED, INTERRUPTED, OK, STOPPED
 from paribus.errors import SpecError
 from paribus.launch import gpus, local
 from paribus.launch.progress import Progress
-from paribus.store import DiskError, Store, StoreError, init_home, provenance
+from paribus.store import DiskError, Store, StoreError, ended, init_home, provenance
 from paribus.study import source
 from paribus.study.plan import Item, Plan, work
+from paribus.study.record import registration_hash
 
 # ── which cells ─────────────────────────────────────────────────────────────────────────────
 
@@ -134,6 +135,7 @@ def register(found: source.Source, plan: Plan) -> None:
     seen = sum(i.done for i in plan.items)
     record["registered"] = old.get("registered") or datetime.now(UTC).isoformat(timespec="seconds")
     record["results_seen"] = seen
+    record["registration_hash"] = registration_hash(record)
     for trial_id, item in plan.unique.items():
         store.declare(trial_id, item.trial.data)
     for item in plan.items:
@@ -149,8 +151,30 @@ def register(found: source.Source, plan: Plan) -> None:
     store.keep_sources(instance, sources)
     picture = {k: v for k, v in plan.data().items() if k != "disk_free_bytes"}  # of this moment
     store.write_study(instance, record, picture)
+    _tell_registration(old, store.read_study(instance) or {})
     for trunk in plan.forest.trunks:
         store.declare(trunk.id, trunk.data)
+    tell_ended(plan)
+
+
+def _tell_registration(old: dict[str, Any], new: dict[str, Any]) -> None:
+    """Print what was registered now, and what it is worth."""
+    if not any(new["registration"][k] for k in ("hypotheses", "criteria", "checks")):
+        return
+    if old.get("registration_hash") != new.get("registration_hash"):
+        mark = new["registration_hash"]
+        seen = new.get("seen_at_registration", 0)
+        print(f"registered {mark} (alone it proves nothing: publish it, or commit it, now)")
+        if seen:
+            print(f"note: {seen} of {len(new['trials'])} results were there before it")
+    count = len(new.get("amendments") or ())
+    if count > len(old.get("amendments") or ()):
+        last = new["amendments"][-1]
+        print(
+            f"amendment {count}, {last.get('hash')}: what is claimed was changed after "
+            f"{last['results_seen']} results were seen; verdicts say so",
+            flush=True,
+        )
 
 
 def _other(plan: Plan, found: source.Source, theirs: Path) -> bool:
@@ -307,7 +331,16 @@ def derive(plan: Plan) -> None:
     from paribus import api
 
     with suppress(DiskError):
-        api.Loaded.of(plan.again()).write_lists()
+        now = plan.again()
+        tell_ended(now)
+        api.Loaded.of(now).write_lists()
+
+
+def tell_ended(plan: Plan) -> None:
+    """Say which trials have ended for good, so that one whose folder is deleted later is missed."""
+    states = ((i.trial.id, i.trial.name, i.state) for i in plan.items)
+    ends = ((trial, name, s.attempt, s.end) for trial, name, s in states if not s.retired)
+    ended.tell(plan.store.study_dir(plan.study.instance), ends)
 
 
 def told_of(

@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from paribus.analysis import listing
+from paribus.analysis import gaps, listing
 from paribus.asked import free_memory
 from paribus.store import owners
 from paribus.store.files import read
@@ -56,6 +56,7 @@ def standing(plan: Plan, device: str) -> dict[str, Any]:
         "trunks": units,
         "running": running,
         "failures": _failures(plan),
+        "gaps": _gaps(plan),
         "runs": [
             {"id": r.id, "alive": r.alive, "host": r.identity.get("host"),
              "pid": r.identity.get("pid"), "at": r.identity.get("at"), **r.what}
@@ -224,6 +225,13 @@ def _failures(plan: Plan) -> list[dict[str, Any]]:
             out.append({"name": i.trial.name, "trial": i.trial.id, "state": "lost",
                         "reason": reason, "lines": []})  # fmt: skip
     return out
+
+
+def _gaps(plan: Plan) -> list[str]:
+    """Trials of which something was removed after they had ended, a line each."""
+    trials = [{"name": i.trial.name, "id": i.trial.id} for i in plan.items]
+    study = {"trials": trials, "ended": plan.store.ended(plan.study.instance)}
+    return [str(gap) for gap in gaps.gaps(study, {i.trial.id: i.look for i in plan.items})]
 
 
 # ── how long ────────────────────────────────────────────────────────────────────────────────

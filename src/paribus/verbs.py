@@ -9,8 +9,10 @@ from argparse import Namespace
 from pathlib import Path
 
 from paribus import parts
+from paribus.analysis import power
 from paribus.asked import chosen, device_of, free_memory, planned
 from paribus.cli import FAILED, OK, STOPPED, WRONG, emit
+from paribus.comparing import audited, refuse_unfair, told
 from paribus.errors import ParibusError, SpecError, nearest
 from paribus.grid import size, span
 from paribus.running import (
@@ -20,6 +22,7 @@ from paribus.running import (
     register,
     slots_of,
     tell_done,
+    tell_ended,
     todo_of,
     work_through,
 )
@@ -62,6 +65,9 @@ def do_plan(o: Namespace) -> int:
     data["seconds"] = (seconds + judging) / workers + started
     data["seconds_basis"] = f"{basis}, {workers} worker(s), {device}" if basis else ""
     data["memory_free_bytes"] = free_memory(device) if basis else None
+    outlook = _outlook(plan)
+    data["power"] = [o.data() for o in outlook]
+    data["findings"] = told(audited(plan))
     if o.json:
         emit(data)
         return OK
@@ -101,11 +107,26 @@ def do_plan(o: Namespace) -> int:
     for reason in dict.fromkeys(s["reason"] for s in plan.expansion.skipped):
         n = sum(s["reason"] == reason for s in plan.expansion.skipped)
         print(f"skipped {n}: {reason}")
+    seeds = max(1, len(plan.record["seeds"]))
+    whole = sum(plan.seconds(i, device)[0] for i in plan.unique.values()) / workers
+    for line in power.lines(outlook, len(plan.unique) // seeds, whole / seeds):
+        print(f"power: {line}")
+    for finding in data["findings"]:
+        print(finding["text"])
     for note in _notes(plan):
         print(f"note: {note}")
     for refusal in dict.fromkeys(c.refused for i in plan.items for c in i.cells if c.refused):
         print(f"refused: {refusal}")
     return OK
+
+
+def _outlook(plan: Plan) -> list[power.Outlook]:
+    """What its hypotheses can be shown of with the planned seeds."""
+    from paribus import api
+
+    if not plan.study.hypotheses:
+        return []
+    return power.outlook(plan.record, api.pilots(plan))
 
 
 def _notes(plan: Plan) -> list[str]:
@@ -127,13 +148,19 @@ def do_check(o: Namespace) -> int:
 
     _, plan = planned(o)
     plan.refuse()
+    unfair = told(audited(plan))
+    refused = any(f["level"] == "refuse" for f in unfair)
+    for audit in unfair if not o.json else ():
+        if audit["level"] != "note" or audit["accepted"]:  # the plan has the other notes
+            print(audit["text"], flush=True)
     findings = preflight.check(plan, device_of(o))
     if o.json:
-        emit([f.data() for f in findings])
+        emit([*({"name": "audit", "failed": f["level"] == "refuse", **f} for f in unfair),
+              *(f.data() for f in findings)])  # fmt: skip
     else:
         for f in findings:
             print(f)
-    return WRONG if any(f.failed for f in findings) else OK
+    return WRONG if refused or any(f.failed for f in findings) else OK
 
 
 def do_try(o: Namespace) -> int:
@@ -155,6 +182,7 @@ def do_run(o: Namespace) -> int:
         return _dry_run(o)
     found, plan = planned(o)
     plan.refuse()
+    refuse_unfair(plan)
     what = chosen(plan, o.only)
     todo = todo_of(plan, what, o)
     slots_of(plan, todo.items, o)  # a wrong option is said before anything is written
@@ -201,6 +229,7 @@ def _conclude(plan: Plan, items: list[Item], o: Namespace) -> int:
     """Table, verdicts and report; the exit code that the trials earn."""
     from paribus import api
 
+    tell_ended(plan)
     loaded = api.Loaded.of(plan)
     print(f"\n{loaded.text()}", flush=True)
     path = loaded.write_report(lang=o.lang)
@@ -237,26 +266,34 @@ def _conclude(plan: Plan, items: list[Item], o: Namespace) -> int:
 # ── after ───────────────────────────────────────────────────────────────────────────────────
 
 
+SUFFIXES = {"csv": "csv", "json": "json", "md": "markdown", "tex": "latex", "parquet": "parquet"}
+
+
 def do_results(o: Namespace) -> int:
     from paribus import api
 
-    suffix = Path(o.output or "").suffix[1:]
-    o.format = o.format or (suffix if suffix in ("csv", "json") else "text")
-    if o.wide and o.format != "csv":
-        raise SpecError("--wide goes with --format csv")
+    o.format = o.format or SUFFIXES.get(Path(o.output or "").suffix[1:].lower(), "text")
+    if o.wide and (o.format != "csv" or o.metric or o.differences):
+        raise SpecError("--wide goes with --format csv, without --metric and --differences")
+    if o.format == "parquet" and not o.output:
+        raise SpecError("--format parquet needs a file: -o results.parquet")
     _, plan = planned(o)
     loaded = api.Loaded.of(plan)
-    text = {
-        "text": lambda: loaded.table() + "\n",
-        "csv": lambda: loaded.csv(wide=o.wide),
-        "json": lambda: loaded.to_json(),
-    }[o.format]()
+    how = {"metric": o.metric, "differences": o.differences}
+    if o.format == "parquet":
+        content = loaded.parquet(**how)
+    elif o.format == "csv":
+        content = loaded.csv(wide=o.wide, **how).encode()
+    elif o.format == "json":
+        content = loaded.to_json(**how).encode()
+    else:
+        content = f"{loaded.table(form=o.format, **how)}\n".encode()
     if o.output:
         Path(o.output).parent.mkdir(parents=True, exist_ok=True)
-        Path(o.output).write_text(text, encoding="utf-8")
+        Path(o.output).write_bytes(content)
         print(o.output)
     else:
-        print(text, end="")
+        print(content.decode(), end="")
     return OK
 
 
@@ -276,8 +313,12 @@ def do_report(o: Namespace) -> int:
     from paribus import api
 
     _, plan = planned(o)
-    path = api.Loaded.of(plan).write_report(o.output, lang=o.lang, always=True)
+    loaded = api.Loaded.of(plan)
+    path = loaded.write_report(o.output, lang=o.lang, always=True, everything=not o.output,
+                               paper=o.paper)  # fmt: skip
     print(path)
+    for line in loaded.report_notes(everything=not o.output, paper=o.paper):
+        print(line, file=sys.stderr)
     return OK
 
 

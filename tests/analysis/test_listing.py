@@ -6,6 +6,7 @@ import csv
 import io
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -53,10 +54,13 @@ def test_a_line_a_finished_cell_and_a_line_a_failure(stub: Stub) -> None:
     ]
 
 
+PAGE = SimpleNamespace(html=lambda lang: "<html><head></head></html>")
+
+
 def test_written_anew_where_they_differ_even_if_the_report_stays(
     stub: Stub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(report, "render", lambda *_, **__: "<html><head></head></html>")
+    monkeypatch.setattr(report, "Told", lambda *_, **__: PAGE)
     for name in stub.items:
         stub.train(name)
         stub.evaluate(name)
@@ -81,9 +85,7 @@ def test_nothing_is_made_again_while_nothing_changes(
     stub: Stub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     renders = []
-    monkeypatch.setattr(
-        report, "render", lambda *_, **__: renders.append(1) or "<html><head></head></html>"
-    )
+    monkeypatch.setattr(report, "Told", lambda *_, **__: renders.append(1) or PAGE)
     first = next(iter(stub.items))
     stub.train(first)
     stub.evaluate(first)
@@ -95,9 +97,7 @@ def test_nothing_is_made_again_while_nothing_changes(
     again.write_report()
     assert len(renders) == 1
     monkeypatch.undo()
-    monkeypatch.setattr(
-        report, "render", lambda *_, **__: renders.append(1) or "<html><head></head></html>"
-    )
+    monkeypatch.setattr(report, "Told", lambda *_, **__: renders.append(1) or PAGE)
     result = stub.store.result(stub.items[first].trial.id)
     assert result is not None
     next(result.evaluations.iterdir()).unlink()  # a person deletes a record
@@ -109,7 +109,7 @@ def test_nothing_is_made_again_while_nothing_changes(
 
 
 def test_a_damaged_memory_is_passed_over(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(report, "render", lambda *_, **__: "<html><head></head></html>")
+    monkeypatch.setattr(report, "Told", lambda *_, **__: PAGE)
     loaded(stub).write_report()
     (place,) = (stub.store.home / "cache" / "concluded").iterdir()
     for content in (b"", b"[]", b"{", b'{"mark": 3}', b"\xff"):

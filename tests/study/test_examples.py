@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from paribus.errors import SpecError
 from paribus.store import Store
 from paribus.study import hypotheses, source
+from paribus.study.factors import Factor
 from paribus.study.plan import Plan, study_record
 from paribus.study.study import Study
 from paribus.study.trunks import Forest, forest
@@ -109,8 +111,40 @@ def test_a_trunk_ignores_what_the_schedule_would_do_later() -> None:
 def test_keynorm_conditional_and_tuned_factors() -> None:
     e = study("keynorm").expand()
     assert len(e.trials) == (1 + 2 + 2) * 3 * 5
-    with pytest.raises(SpecError, match="tuned factors expand, but cannot be run yet"):
-        Plan(without_data(study("keynorm")), Store(Path("nowhere"))).refuse()
+    # A tuned factor brings the evaluation that it is chosen by.
+    assert [(c.key, c.evaluation.split) for c in e.conditions][-1] == ("valid", "validation")
+    Plan(without_data(study("keynorm")), Store(Path("nowhere"))).refuse()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"tuned": "valid"}, "write <evaluation>/<metric>, such as 'valid/loss'"),
+        ({"tuned": "vald/loss"}, "did you mean 'valid'"),
+        ({"looks": [3, 6]}, "the last of which is the study's"),
+        ({"looks": [5, 3]}, "ascending numbers"),
+        ({"test": "t"}, "test='t'"),
+        ({"on_missing": "worst"}, 'it needs test="signed_rank"'),
+        ({"on_missing": "zero"}, "on_missing='zero'"),
+    ],
+)
+def test_how_a_study_tests_is_checked(changes: dict[str, Any], said: str) -> None:
+    s = study("keynorm")
+    rule = changes.pop("tuned", "valid/loss")
+    factors = [f for f in s.factors if not f.tuned]
+    factors.append(Factor("lr", [3e-4, 1e-3], "optim.lr", tuned=rule))
+    with pytest.raises(SpecError, match=re.escape(said)):
+        s.with_(factors=factors, **changes, **({"evaluate": []} if rule != "valid/loss" else {}))
+
+
+def test_looks_register_all_their_seeds() -> None:
+    s = study("keynorm").with_(looks=[3, 5])
+    assert s.with_(seeds=3).planned_seeds == s.planned_seeds == [1, 2, 3, 4, 5]
+    assert s.with_(seeds=8).planned_seeds == list(range(1, 9))
+    with pytest.raises(SpecError, match="list all 5 seeds"):
+        s.with_(seeds=[1, 2, 7])
+    with pytest.raises(SpecError, match="between two looks nothing is judged"):
+        s.with_(seeds=4)
 
 
 def without_data(s: Study) -> Study:

@@ -7,11 +7,12 @@ so that nothing is ever averaged over what happens to have finished.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import copy
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from paribus.study.measures import Cell, Missing, Node, judging, leaves, metrics_of
+from paribus.study.measures import MEASURED, Cell, Missing, Node, judging, leaves, metrics_of
 
 Row = Mapping[str, Any]
 
@@ -38,11 +39,20 @@ def condition_label(condition: Node) -> str:
     return ", ".join(levels) or str(condition["evaluation"])
 
 
-class Results:
-    """A study's records, indexed; reads nothing else."""
+Items = Callable[[str, str, str], Any]
+"""(trial id, condition id, metric) -> (sums, counts, groups or None) of the items, or None."""
 
-    def __init__(self, study: Node, records: Iterable[Row]) -> None:
-        self.study = study
+
+class Results:
+    """A study's records, indexed; reads nothing else.
+
+    Args:
+        items: reads the sums of evaluation items, where their standard error is wanted.
+    """
+
+    def __init__(self, study: Node, records: Iterable[Row], items: Items | None = None) -> None:
+        self.study, self.items = study, items
+        self.seeds: frozenset[int] | None = None  # those whose results choose tuned factors
         self.conditions = names(study, "condition")
         self.best: dict[tuple[Any, ...], Row] = {}
         self.state: dict[tuple[Any, ...], Row] = {}  # of a trial at a condition, or of a trial
@@ -63,6 +73,15 @@ class Results:
             if not row["evaluation"]:  # a row about the trial as a whole
                 self.state[row["trial"],] = row
             self.state.setdefault((row["trial"],), row)
+
+    def over(self, seeds: Iterable[int]) -> Results:
+        """The same records; tuned factors are chosen from these seeds alone."""
+        if not any(f.get("tuned") for f in self.study["factors"]):
+            return self
+        out = copy(self)
+        out.seeds, out._cells, out.origin = frozenset(seeds), {}, {}
+        out.__dict__.pop("chosen", None)
+        return out
 
     def place(self, evaluation: str | None, levels: Row) -> tuple[Any, ...]:
         return (evaluation or "", *(levels.get(f) for f in self.conditions))
@@ -115,6 +134,8 @@ class Results:
             tags = {**blank, **variant["levels"], **tuned}
             if metric not in study["metrics"]:
                 value = study["variants_info"].get(variant["name"], {}).get(metric)
+                if metric in MEASURED:
+                    value = self.state.get((trial["name"],), {}).get(metric)
                 gone = Lost(trial["name"], "", "missing", f"no {metric}")
                 yield Cell(metric, tags, Missing(frozenset([gone])) if value is None else value)
                 continue
@@ -171,7 +192,7 @@ class Results:
         sign = -1 if self.study["metrics"].get(metric, {}).get("better") == "higher" else 1
         values: list[float] = []
         for trial in self.study["trials"]:
-            if trial["variant"] != variant:
+            if trial["variant"] != variant or (self.seeds and trial["seed"] not in self.seeds):
                 continue
             for condition in self.study["conditions"]:
                 split = str(condition.get("split") or "")

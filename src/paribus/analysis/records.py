@@ -10,11 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from paribus.analysis import gaps
 from paribus.store import Store
 from paribus.store.scan import Look, Scan
 
 _ENGINE = (
-    "engine kernel device dtype threads micro_batch deterministic paired_init torch python".split()
+    "engine kernel device world dtype threads micro_batch deterministic paired_init torch python "
+    "code".split()
 )
 
 
@@ -61,6 +63,7 @@ def _rows(study: dict[str, Any], seen: Mapping[str, Look]) -> Iterator[dict[str,
         variant = study["variants"][trial["variant"]]
         look = seen[trial["id"]]
         state, result = look.state, look.result
+        gap = gaps.of(study, trial, state) if state.attempt == 0 else None
         end = (result.end if result else state.end) or {}
         info = study["variants_info"][variant["name"]]
         engine = end.get("engine") or {}
@@ -73,14 +76,15 @@ def _rows(study: dict[str, Any], seen: Mapping[str, Look]) -> Iterator[dict[str,
             **{f: variant["levels"].get(f) for f in factors},
         }
         tail: dict[str, Any] = {
-            "status": "done" if result else state.state,
-            "reason": "" if result else state.reason,
+            "status": "done" if result else gap.what if gap else state.state,
+            "reason": "" if result else gap.reason if gap else state.reason,
             "step": end.get("step"),
             "tokens": end.get("tokens"),
             "flops": _flops(end, info),
             "seconds": end.get("seconds"),
             "parent": end.get("parent") or "",
             **{k: engine.get(k) for k in _ENGINE},
+            "world": engine.get("world", 1 if engine else None),
             "dtype": info["spec"][-1]["spec"].get("precision", "fp32"),
         }
         for key, cid in trial["cells"].items():
@@ -148,22 +152,24 @@ def checks(study: dict[str, Any], seen: Mapping[str, Look]) -> dict[str, list[di
     return out
 
 
-def curves(store: Store, study: dict[str, Any]) -> dict[str, list[tuple[int, float]]]:
-    """Training loss of each trial: (step, loss), thinned to at most 200 points by averaging."""
+def curves(store: Store, study: dict[str, Any]) -> dict[str, dict[str, list[tuple[int, float]]]]:
+    """ "loss" and "lr" -> trial name -> [(step, value)], at most 200 points each: of the loss the
+    mean of its neighbours, of the learning rate the value itself."""
     import numpy as np
 
     from paribus import arrays
 
-    out: dict[str, list[tuple[int, float]]] = {}
+    out: dict[str, dict[str, list[tuple[int, float]]]] = {"loss": {}, "lr": {}}
     for trial in study["trials"]:
         result = store.result(trial["id"])
         end = (result.end if result else store.state(trial["id"]).end) or {}
-        text = end.get("curves", {}).get("loss")
-        if text:
-            loss = arrays.unpack(text)
-            loss = np.where(np.abs(loss) < 1e300, loss, np.nan)  # what was not finite
-            cuts = np.arange(0, len(loss), -(-len(loss) // 200))
-            ends = np.append(cuts[1:], len(loss))
-            means = np.add.reduceat(loss, cuts) / (ends - cuts)
-            out[trial["name"]] = list(zip(ends.tolist(), means.tolist(), strict=True))
+        for kind, found in out.items():
+            if text := end.get("curves", {}).get(kind):
+                values = arrays.unpack(text)
+                values = np.where(np.abs(values) < 1e300, values, np.nan)  # what was not finite
+                cuts = np.arange(0, len(values), -(-len(values) // 200))
+                ends = np.append(cuts[1:], len(values))
+                means = np.add.reduceat(values, cuts) / (ends - cuts)
+                shown = means if kind == "loss" else values[ends - 1]
+                found[trial["name"]] = list(zip(ends.tolist(), shown.tolist(), strict=True))
     return out

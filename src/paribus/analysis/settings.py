@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from paribus.parts import same
@@ -58,25 +58,38 @@ def differences(study: Node) -> list[Difference]:
     for name, reference in references(study).items():
         a, b = ((infos.get(n) or {}).get("spec") for n in (reference, name))
         if a and b:
-            found = list(_phases(a, b))
+            found = [str(change) for change in changes(a, b)]
             out.setdefault(tuple(found), Difference([], reference, found)).variants.append(name)
     return list(out.values())
 
 
-def _phases(a: list[Node], b: list[Node]) -> Iterator[str]:
+class Change(NamedTuple):
+    """One setting in which two specs differ; ``path`` as a factor writes it."""
+
+    path: str
+    before: Any
+    after: Any
+
+    def __str__(self) -> str:
+        return f"{self.path}: {show(self.before)} → {show(self.after)}"
+
+
+def changes(a: Sequence[Node], b: Sequence[Node]) -> Iterator[Change]:
+    """Every setting in which the resolved phases of two variants differ."""
     one, two = ({p["name"]: p for p in phases} for phases in (a, b))
     for phase in dict.fromkeys([*one, *two]):
         lead = f"{phase}:" if len({*one, *two}) > 1 else ""
         if phase not in one or phase not in two:
-            yield f"{phase}: " + ("not there → there" if phase in two else "there → not there")
+            words = ("not there", "there") if phase in two else ("there", "not there")
+            yield Change(phase, *words)
             continue
         yield from _walk(one[phase]["spec"], two[phase]["spec"], lead)
         if one[phase].get("optim") != two[phase].get("optim"):
             states = [str(phases[phase].get("optim")) for phases in (one, two)]
-            yield f"{lead} state of optim: {' → '.join(states)}".strip()
+            yield Change(f"{lead} state of optim".strip(), *states)
 
 
-def _walk(a: Any, b: Any, path: str) -> Iterator[str]:
+def _walk(a: Any, b: Any, path: str) -> Iterator[Change]:
     if same(a, b):
         return
     structs = isinstance(a, Mapping) and isinstance(b, Mapping)
@@ -85,7 +98,7 @@ def _walk(a: Any, b: Any, path: str) -> Iterator[str]:
             dot = "." if path and not path.endswith(":") else ""
             yield from _walk(a.get(key), b.get(key), f"{path}{dot}{key}")
         return
-    yield f"{path}: {show(a)} → {show(b)}"
+    yield Change(path, a, b)
 
 
 def show(value: Any, inner: bool = False) -> str:

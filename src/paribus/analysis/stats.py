@@ -9,14 +9,14 @@ deviation with n − 1, and t(p) the p-quantile of Student's t with n − 1 degr
 - t-test of H0: E d >= delta against E d < delta: T = (m − delta) √n / s, p = P(t < T)
   (Student 1908).  Bounds: m ± t(1 − alpha) s / √n, each one-sided at 1 − alpha; both together are
   the 1 − 2 alpha interval.
-- sign flips: under H0 every d_i − delta is symmetric about 0, so the 2^n signed means are equally
-  likely (Fisher 1935); p is the share of them at least as extreme as the one seen.
 - equivalence: two one-sided tests (Schuirmann 1987), p = max of both.
 - conjunction: intersection–union, p = max p (Berger 1982).  At least u of m: partial conjunction,
   p = (m − u + 1) p_(u) (Benjamini and Heller 2008).
 - families: Holm 1979 (any dependence); Benjamini and Hochberg 1995 for exploration.
 - power of the one-sided t-test: P(T' > t(1 − alpha)), T' non-central t with n − 1 degrees of
   freedom and non-centrality δ √n / s.
+- planned looks: the level is spent by a function of the share t of the seeds that are there,
+  alpha(t) = 2 − 2 Φ(z(1 − alpha/2) / √t) (Lan and DeMets 1983, after O'Brien and Fleming 1979).
 - a share k / n: Wilson's score interval (1927).
 """
 
@@ -25,8 +25,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import pairwise
 
+from paribus.errors import ParibusError
 from paribus.study.measures import slope as slope  # per-seed trend: slope(xs, ys)
 
 # ── distributions ───────────────────────────────────────────────────────────────────────────
@@ -36,6 +37,12 @@ def normal_quantile(p: float) -> float:
     from scipy import special
 
     return float(special.ndtri(p))
+
+
+def _normal_cdf(z: float) -> float:
+    from scipy import special
+
+    return float(special.ndtr(z))
 
 
 def t_cdf(t: float, df: float) -> float:
@@ -108,18 +115,29 @@ class Sample:
         half = t_quantile(1 - alpha, self.n - 1) * self.sd / math.sqrt(self.n)
         return self.mean - half, self.mean + half
 
-    def p_flips_below(self, delta: float = 0.0) -> float | None:
-        """Exact sign flips for the claim below ``delta``; None beyond 12 seeds (4096 flips)."""
-        if not 1 <= self.n <= 12:
-            return None
-        d = [v - delta for v in self.values]
-        seen, slack = math.fsum(d), 1e-12 * math.fsum(map(abs, d))
-        flips = [math.fsum(s * v for s, v in zip(f, d, strict=True)) for f in _signs(self.n)]
-        return sum(f <= seen + slack for f in flips) / len(flips)
+
+@dataclass(frozen=True)
+class Welch:
+    """A difference of two independent means, with the two-sided 1 − alpha interval."""
+
+    effect: float
+    low: float
+    high: float
+    df: float
+    p: float  # two-sided
 
 
-def _signs(n: int) -> list[tuple[int, ...]]:
-    return list(product((-1, 1), repeat=n))
+def welch(a: Sequence[float], b: Sequence[float], alpha: float = 0.05) -> Welch | None:
+    """Mean of ``a`` minus mean of ``b`` where nothing pairs them (Welch 1947): for description;
+    verdicts rest on pairs.  None for fewer than two numbers on a side, or none that differ."""
+    x, y = Sample(tuple(a)), Sample(tuple(b))
+    if min(x.n, y.n) < 2 or x.sd == y.sd == 0:
+        return None
+    u, v = x.sd**2 / x.n, y.sd**2 / y.n
+    df = (u + v) ** 2 / (u**2 / (x.n - 1) + v**2 / (y.n - 1))
+    effect, error = x.mean - y.mean, math.sqrt(u + v)
+    half = t_quantile(1 - alpha / 2, df) * error
+    return Welch(effect, effect - half, effect + half, df, 2 * t_cdf(-abs(effect) / error, df))
 
 
 # ── several claims ──────────────────────────────────────────────────────────────────────────
@@ -151,6 +169,29 @@ def benjamini_hochberg(ps: Sequence[float]) -> list[float]:
         running = min(running, ps[i] * m / (m - rank))
         out[i] = running
     return out
+
+
+def spending(alpha: float, fractions: Sequence[float]) -> list[float]:
+    """The level spent up to each look, at these shares of the seeds, rising to 1; the last is
+    ``alpha``."""
+    _shares(fractions)
+    edge = normal_quantile(alpha / 2)
+    return [2 * _normal_cdf(edge / math.sqrt(t)) if t < 1 else alpha for t in fractions]
+
+
+def increments(alpha: float, fractions: Sequence[float]) -> list[float]:
+    """What each look may spend: the level of its own test.  They add up to ``alpha``, so that the
+    looks together hold it whatever their dependence."""
+    spent = spending(alpha, fractions)
+    return [b - a for a, b in zip([0.0, *spent], spent, strict=False)]
+
+
+def _shares(fractions: Sequence[float]) -> None:
+    rising = all(a < b for a, b in pairwise([0.0, *fractions]))
+    if not fractions or not rising or fractions[-1] > 1:
+        raise ParibusError(
+            f"looks at {list(fractions)} of the seeds: give shares that rise from above 0 to 1"
+        )
 
 
 # ── planning ────────────────────────────────────────────────────────────────────────────────

@@ -8,13 +8,14 @@ import json
 import math
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from paribus.analysis.cells import Results, Row, condition_label
 from paribus.analysis.settings import baseline
 from paribus.analysis.stats import Sample
-from paribus.errors import SpecError, nearest
+from paribus.errors import ParibusError, SpecError, nearest
 from paribus.study.measures import Missing, Node
 
 
@@ -22,17 +23,37 @@ from paribus.study.measures import Missing, Node
 class Entry:
     """A variant at a condition: the values of its seeds, and the states of seeds without one."""
 
-    values: tuple[float, ...]
+    by_seed: Mapping[int, float]
     states: Mapping[str, int]
+
+    @property
+    def values(self) -> tuple[float, ...]:
+        return tuple(self.by_seed.values())
+
+    @property
+    def planned(self) -> int:
+        return len(self.by_seed) + sum(self.states.values())
+
+    @property
+    def whole(self) -> bool:
+        return bool(self.by_seed) and not self.states
+
+    @property
+    def lost(self) -> str:
+        """ "1 diverged, 2 running"."""
+        return ", ".join(f"{k} {state}" for state, k in self.states.items())
 
     def text(self, n: int, decimals: int | None) -> str:
         """ "3.214 ± 0.012"; with what is missing of ``n`` seeds: "… (4/5; 1 diverged)"."""
-        states = ", ".join(f"{k} {state}" for state, k in self.states.items())
-        if not self.values:
-            return states if len(self.states) > 1 else next(iter(self.states), "–")
+        if not self.by_seed:
+            return self.lost if len(self.states) > 1 else next(iter(self.states), "–")
         s = Sample(self.values)
         text = fixed(s.mean, decimals) + (f" ± {fixed(s.sd, decimals)}" if s.n > 1 else "")
-        return text if s.n == n else f"{text} ({s.n}/{n}{'; ' if states else ''}{states})"
+        states = f"; {self.lost}" if self.states else ""
+        return text if s.n == n else f"{text} ({s.n}/{n}{states})"
+
+
+Line = tuple[str, tuple[Entry | None, ...]]
 
 
 @dataclass(frozen=True)
@@ -44,11 +65,14 @@ class Table:
     better: str
     n: int
     columns: tuple[str, ...]
-    rows: tuple[tuple[str, tuple[Entry | None, ...]], ...]  # None: the condition is not its own
+    rows: tuple[Line, ...]  # None: the condition is not its own
     baselines: tuple[tuple[str, tuple[float | None, ...]], ...]
     reference: tuple[str, ...] = ()  # the variants of the study's baseline arm
+    imports: tuple[Line, ...] = ()  # arms that were measured elsewhere
+    conditions: tuple[Node, ...] = ()  # of the columns
+    owners: Mapping[str, str] = field(default_factory=dict)  # baseline -> its only variant
 
-    @property
+    @cached_property
     def decimals(self) -> int | None:
         """One number of decimals for all cells; None: they are too large or too small for any.
 
@@ -56,14 +80,16 @@ class Table:
         than the spread.  More where that gives the smallest spread two digits, but a spread far
         below the others, of a level that all seeds reach, must not lengthen every number."""
         samples = [Sample(e.values) for _, row in self.rows for e in row if e and e.values]
+        if not samples:
+            samples = [Sample((v,)) for _, row in self.baselines for v in row if v is not None]
         spreads = sorted(s.sd for s in samples if s.n > 1 and s.sd > 0)
         means = sorted(abs(s.mean) for s in samples if s.mean)
         if not means or not 1e-4 <= means[len(means) // 2] < 1e7:
             return None if means else 0
-        least = _places(means[len(means) // 2], 4)
+        least = places(means[len(means) // 2], 4)
         if not spreads:
             return least
-        return max(least, min(_places(spreads[0], 2), _places(spreads[len(spreads) // 2], 3)))
+        return max(least, min(places(spreads[0], 2), places(spreads[len(spreads) // 2], 3)))
 
     def texts(self, mark: str = " (baseline)") -> list[list[str]]:
         """Rows of text: variants, then trivial baselines; ``mark`` follows the names of the
@@ -73,12 +99,15 @@ class Table:
         for name, row in self.rows:
             shown = [e.text(self.n, d) if e else "" for e in row]
             out.append([name + mark * (name in self.reference), *shown])
+        for name, row in self.imports:
+            shown = [e.text(e.planned, d) if e else "–" for e in row]
+            out.append([f"{name} (imported)", *shown])
         for name, values in self.baselines:
             out.append([name, *("–" if v is None else fixed(v, d) for v in values)])
         return out
 
 
-def _places(x: float, digits: int) -> int:
+def places(x: float, digits: int) -> int:
     """Decimals that show so many digits of a number."""
     return max(0, digits - 1 - math.floor(math.log10(x)))
 
@@ -88,12 +117,18 @@ def fixed(x: float, decimals: int | None) -> str:
     return text.replace("-", "\N{MINUS SIGN}")
 
 
-def table(study: Node, records: Iterable[Row] | Results, metric: str | None = None) -> Table:
-    """The pivot as data; ``metric``: default the primary one."""
+def table(
+    study: Node,
+    records: Iterable[Row] | Results,
+    metric: str | None = None,
+    *,
+    imports: Sequence[Mapping[str, Any]] = (),
+) -> Table:
+    """The pivot as data; ``metric``: default the primary one; ``imports``: arms that were
+    measured elsewhere."""
     results = records if isinstance(records, Results) else Results(study, records)
     metric = metric or study["primary"]
-    if metric not in study["metrics"]:
-        raise SpecError(f"no metric {metric!r}; {nearest(metric, study['metrics'])}")
+    need(study, metric)
     seen = study["metrics"][metric].get("evaluations") or sorted(results.seen.get(metric, ()))
     conditions = [c for c in study["conditions"] if not seen or c["evaluation"] in seen]
     rows = []
@@ -107,6 +142,7 @@ def table(study: Node, records: Iterable[Row] | Results, metric: str | None = No
         rows.append((variant["name"], tuple(row)))
     # Arms whose texts or tokenizers differ have baselines of their own, named after the arm.
     found: dict[str, dict[int, dict[str, float]]] = {}
+    owners: dict[str, str] = {}
     for k, condition in enumerate(conditions):
         for trial in study["trials"]:
             variant = study["variants"][trial["variant"]]["name"]
@@ -116,9 +152,9 @@ def table(study: Node, records: Iterable[Row] | Results, metric: str | None = No
     for name, columns in found.items():
         shared = all(len(set(by.values())) == 1 for by in columns.values())
         for variant in [None] if shared else [v["name"] for v in study["variants"]]:
-            line = baselines.setdefault(
-                name if variant is None else f"{name} of {variant}", [None] * len(conditions)
-            )
+            label = name if variant is None else f"{name} of {variant}"
+            line = baselines.setdefault(label, [None] * len(conditions))
+            owners |= {label: variant} if variant else {}
             for k, by in columns.items():
                 line[k] = next(iter(by.values())) if variant is None else by.get(variant)
     info = study["metrics"][metric]
@@ -138,11 +174,38 @@ def table(study: Node, records: Iterable[Row] | Results, metric: str | None = No
         tuple(rows),
         tuple((n, tuple(v)) for n, v in baselines.items() if any(x is not None for x in v)),
         tuple(baseline(study)),
+        tuple(_imported(arm, metric, conditions) for arm in imports),
+        tuple(conditions),
+        owners,
     )
 
 
+def need(study: Node, metric: str) -> None:
+    """SpecError unless the study has the metric."""
+    if metric not in study["metrics"]:
+        raise SpecError(f"no metric {metric!r}; {nearest(metric, study['metrics'])}")
+
+
+def _imported(arm: Mapping[str, Any], metric: str, conditions: Sequence[Node]) -> Line:
+    """An imported arm at each condition: its rows that name the same evaluation and levels."""
+    out: list[Entry | None] = []
+    for c in conditions:
+        values: dict[int, float] = {}
+        for row in arm["rows"]:
+            if row.get("metric") != metric or row.get("slice") or row.get("value") is None:
+                continue
+            same = (row.get("evaluation") or c["evaluation"]) == c["evaluation"]
+            if same and all(
+                str(row[f]) == str(tag) if row.get(f) is not None else tag is None
+                for f, tag in c["levels"].items()
+            ):
+                values[len(values)] = float(row["value"])
+        out.append(Entry(values, {}) if values else None)
+    return str(arm["name"]), tuple(out)
+
+
 def _entry(results: Results, trials: Sequence[Node], metric: str, condition: Node) -> Entry | None:
-    values: list[float] = []
+    values: dict[int, float] = {}
     states: dict[str, int] = {}
     for trial in trials:
         if condition.get("key") not in trial.get("cells", [condition.get("key")]):
@@ -152,8 +215,8 @@ def _entry(results: Results, trials: Sequence[Node], metric: str, condition: Nod
             (lost,) = value.cells
             states[lost.status] = states.get(lost.status, 0) + 1
         else:
-            values.append(value)
-    return Entry(tuple(values), states) if values or states else None
+            values[trial["seed"]] = value
+    return Entry(values, states) if values or states else None
 
 
 # ── the terminal ────────────────────────────────────────────────────────────────────────────
@@ -162,10 +225,14 @@ def _entry(results: Results, trials: Sequence[Node], metric: str, condition: Nod
 def pivot(study: Node, records: Iterable[Row], metric: str | None = None, width: int = 100) -> str:
     """Variants by conditions as text, in blocks of columns that fit the width."""
     t = table(study, records, metric)
-    lines = t.texts()
-    shown = f"{t.metric} ({t.unit})" if t.unit else t.metric
     seeds = "1 seed" if t.n == 1 else f"mean ± sd over {t.n} seeds"
-    out = [f"{shown}, {t.better} is better; {seeds}"]
+    return laid(t, t.texts(), seeds, width)
+
+
+def laid(t: Table, lines: Sequence[Sequence[str]], about: str, width: int = 100) -> str:
+    """Lines of cells under the table's columns, in blocks that fit the width."""
+    shown = f"{t.metric} ({t.unit})" if t.unit else t.metric
+    out = [f"{shown}, {t.better} is better; {about}"]
     first = max([_width(line[0]) for line in lines] + [len("variant")])
     sizes = [max(_width(c) for c in (label, *(line[k] for line in lines)))
              for k, label in enumerate(t.columns, 1)]  # fmt: skip
@@ -246,6 +313,22 @@ def _at(info: Mapping[str, Any], path: str) -> Any:
     return found
 
 
+def of_metric(rows: Iterable[Row], metric: str | None, study: Node) -> list[dict[str, Any]]:
+    """The rows of one metric, missing cells as missing values of it; None: every row."""
+    if metric is None:
+        return [dict(row) for row in rows]
+    unit = study["metrics"][metric]["unit"]
+    every = list(rows)
+    seen = study["metrics"][metric].get("evaluations") or {
+        r["evaluation"] for r in every if r["metric"] == metric and r.get("value") is not None
+    }
+    return [
+        {**row, "metric": metric, "unit": unit}
+        for row in every
+        if row["metric"] == metric or (row.get("value") is None and row["evaluation"] in seen)
+    ]
+
+
 def columns_of(rows: Sequence[Row]) -> list[str]:
     every = dict.fromkeys(k for row in rows for k in row)
     return [*(k for k in FIRST if k in every), *(k for k in every if k not in FIRST)]
@@ -263,3 +346,24 @@ def to_csv(rows: Sequence[Row]) -> str:
 def to_json(rows: Sequence[Row]) -> str:
     names = columns_of(rows)
     return json.dumps([{k: row.get(k) for k in names} for row in rows], indent=1) + "\n"
+
+
+def to_parquet(rows: Sequence[Row]) -> bytes:
+    """Every column of the rows; a column of several types is text."""
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError:
+        raise ParibusError(
+            "parquet needs pyarrow, which is not installed: pip install paribus[text]"
+        ) from None
+    columns: dict[str, Any] = {}
+    for name in columns_of(rows):
+        values = [row.get(name) for row in rows]
+        kinds = {type(v) for v in values if v is not None}
+        plain = len(kinds) <= 1 or kinds <= {int, float}
+        simple = plain and kinds <= {int, float, str, bool}
+        columns[name] = values if simple else [None if v is None else str(v) for v in values]
+    raw = io.BytesIO()
+    parquet.write_table(pyarrow.table(columns), raw)
+    return raw.getvalue()

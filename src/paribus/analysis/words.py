@@ -75,6 +75,8 @@ def measure(node: Any, lang: str = "en") -> str:
 def claim(node: Mapping[str, Any], better: str = "lower", unit: str = "", lang: str = "en") -> str:
     """A hypothesis or criterion as a sentence without its full stop."""
     form = node["claim"]
+    if form == "stated":
+        return str(node["text"])
     if form == "at_least":
         every = node["u"] == len(node["parts"])
         parts = "; ".join(claim(p, better, unit, lang) for p in node["parts"])
@@ -135,14 +137,15 @@ def effect(v: Verdict, lang: str = "en") -> str:
         text += f", {say('interval', lang, level=f'{v.level:.0%}', **ends)}"
     if v.ppl_percent is not None:
         share = v.ppl_percent[0]
-        text += f" ({'+' if share > 0 else ''}{number(share, max(abs(share), 1))} % PPL)"
+        shown = f"{'+' if share > 0 else ''}{number(share, max(abs(share), 1))} %"
+        text += f" ({shown} PPL)" if v.nats else f" ({shown})"
     return text
 
 
 def reason(v: Verdict, lang: str = "en") -> str:
     if not v.why:
         return ""
-    facts: dict[str, Any] = {"alpha": f"{v.alpha:g}".lstrip("0"), **v.facts}
+    facts: dict[str, Any] = {"alpha": f"{v.alpha:.3g}".lstrip("0"), **v.facts}
     facts |= {k: p_value(facts[k]) for k in ("p", "raw") if isinstance(facts.get(k), float)}
     text = say(f"why_{v.why}", lang, **facts).replace("= <", "<")
     if v.verdict == "inconclusive" and v.smallest_effect is not None:
@@ -179,12 +182,34 @@ def seeds(v: Verdict, lang: str = "en") -> str:
     return ""
 
 
+def beside(v: Verdict, lang: str = "en") -> list[str]:
+    """What stands beside a test and decides nothing: the look, the noise of the evaluation items,
+    the rank test and the power law of a slope."""
+    out = []
+    if v.looks:
+        seeds_ = ", ".join(map(str, v.looks))
+        out.append(say("look", lang, k=v.look, n=len(v.looks), seeds=seeds_))
+    if v.tries > 1 and v.p is not None:
+        out.append(say("tries", lang, k=v.tries))
+    if v.items_se is not None:
+        out.append(say("items_se", lang, se=f"{number(v.items_se)} {v.unit}".strip()))
+    if v.trend is not None:
+        falls = say("falls" if v.trend["falls"] else "rises", lang)
+        out.append(say("page", lang, p=p_value(v.trend["page_p"]), falls=falls))
+        if (law := v.trend["power_law"]) is not None:
+            error = f"{100 * law['error']:+.1f} %".replace("-", "\N{MINUS SIGN}")
+            out.append(say("power_law", lang, alpha=number(law["alpha"]), error=error))
+    if v.test != "paired_t" and v.p is not None:
+        out.append(say(v.test, lang))
+    return out
+
+
 def how(found: Sequence[Verdict], lang: str = "en") -> str:
     """How effects and intervals are to be read, once for all of them."""
     v = next((v for v in found if v.kind == "hypothesis" and v.effect is not None), None)
     if v is None:
         return ""
-    alpha = f"{v.alpha:g}".lstrip("0")
+    alpha = f"{v.alpha:.3g}".lstrip("0")
     return say("how", lang, level=f"{v.level:.0%}", alpha=alpha)
 
 
@@ -203,6 +228,6 @@ def line(v: Verdict, lang: str = "en") -> str:
         bits += [say("seed", lang)]
     bits += [seeds(v, lang)]
     bits += [about(v, lang)] if v.about is not None and v.effect is not None else []
-    bits += [reason(v, lang)]
+    bits += [reason(v, lang), *beside(v, lang)]
     mark = f" [{say('post_hoc', lang)}]" if v.post_hoc else ""
     return f"{v.name}: {say(v.verdict, lang)}{mark} — " + "; ".join(b for b in bits if b)

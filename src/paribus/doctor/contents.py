@@ -27,7 +27,8 @@ HOUR = 3600.0
 
 _SUM = re.compile("[0-9a-f]{64}")
 
-HEALS = ("spec", "record", "plan", "provenance", "run")  # kinds that nobody has to look after
+# Kinds of files that nobody has to look after.
+HEALS = ("spec", "record", "plan", "provenance", "run", "ended")
 # What happens with a damaged file, and what to do.
 THEN = {
     "spec": "passed over: the next run writes it again",
@@ -41,6 +42,9 @@ THEN = {
     "plan": "passed over: the next run writes it again",
     "amendment": "put it back from a copy; nothing replaces it",
     "provenance": "nothing reads it: delete it or leave it",
+    "ended": "passed over; it told of trials that had ended, so that a deleted one is missed",
+    "import": "put it back from a copy; or delete it and import the run again",
+    "note": "put it back from a copy; nothing replaces it",
     "stop": "delete it",
     "run": "passed over; delete it when nothing runs",
 }
@@ -92,6 +96,8 @@ class Contents:
 
     def _studies(self) -> None:
         root = self.home / "studies"
+        for name in names(self.home / "notes"):
+            self._load(self.home / "notes" / name, "note")
         for instance in sorted(names(root)):
             place = root / instance
             study = self._load(place / "study.json", "study")
@@ -99,8 +105,9 @@ class Contents:
             self._load(place / "stop", "stop")
             for name in names(place / "amendments"):
                 self._load(place / "amendments" / name, "amendment")
-            for name in names(place / "runs"):
-                self._load(place / "runs" / name, "run")
+            for kind, where in (("run", "runs"), ("ended", "ended"), ("import", "imports")):
+                for name in names(place / where):
+                    self._load(place / where / name, kind)
             if study is None:
                 continue
             for trial in _mappings(study.get("trials")) + _mappings(study.get("trunks")):

@@ -107,6 +107,7 @@ def describe(settings: Settings) -> dict[str, Any]:
         name = f"cpu {torch.backends.cpu.get_cpu_capability()}"
     return {
         "device": name,
+        "world": 1,
         "threads": settings.threads,
         "kernel": settings.kernel,
         "deterministic": settings.exact,

@@ -93,6 +93,7 @@ def _member(w: Worker, unit: str, attempt: Attempt) -> Member | None:
         data = w.store.spec(told["like"] or unit)
         m = member(data, unit, told["name"], told["until"])
         m.attempt = attempt
+        w.check_data(m, data["data"])
         found = w.write(partial(attempt.resume, told["trunk"]))
         if found is not None:
             m.state = checkpoint.decode(found.files)
@@ -227,7 +228,10 @@ def _finish(w: Worker, trainer: Trainer, group: list[Member]) -> None:
     for e, m in enumerate(group):
         if m.attempt is None or m.state is None or m.reason is not None:
             continue
-        trunk, info = m.until is not None, trainer.summary(e)
+        trunk, info = m.until is not None, trainer.summary(e) | {"data": w.prints(m)}
+        rates = trainer.curve(e)["lr"]
+        info["lr"] = [min(rates), max(rates)] if rates else None
+        info["engine"]["code"] = w.code
         try:
             keep = 0
             if trunk or "state" in kept:

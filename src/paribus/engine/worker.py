@@ -17,12 +17,15 @@ from pathlib import Path
 from typing import Any
 
 from paribus import parts
+from paribus._version import __version__
 from paribus.engine.evaluate import Setting
 from paribus.engine.judging import judge, missing, setting
-from paribus.engine.members import Stopped
+from paribus.engine.members import Member, Stopped
 from paribus.engine.settings import Settings, apply, describe, flags
 from paribus.engine.training import PATIENCE, Leave, train
 from paribus.errors import ParibusError
+from paribus.parts import dump
+from paribus.spec import canonical
 from paribus.store import Attempt, DiskError, Store
 from paribus.store.workers import DISK, IDLE, WORKING
 from paribus.text import paths
@@ -53,6 +56,8 @@ class Worker:
         self.settled: set[str] = set()
         self._described: Path | None = None
         self._lost: dict[str, str] = {}
+        self._prints: dict[str, dict[str, str]] = {}
+        self.code = code(work.get("provenance") or {})
         parts.use_local(Path(work["local"]) if work.get("local") else None)
         paths.use_base(Path(work["base"]) if work.get("base") else Path.cwd())
 
@@ -131,6 +136,26 @@ class Worker:
         }
         content = json.dumps(about, indent=1, sort_keys=True).encode()
         self._described = self.write(lambda: attempt.describe(content, self._described))
+
+    def prints(self, m: Member) -> dict[str, str]:
+        """Fingerprints of the data that a member trains on, as they are when it is opened."""
+        out: dict[str, str] = {}
+        for phase in m.phases:
+            task = canonical(dump(phase.spec.task))
+            if task not in self._prints:
+                self._prints[task] = phase.spec.task.fingerprints()
+            out |= self._prints[task]
+        return out
+
+    def check_data(self, m: Member, planned: Mapping[str, str]) -> None:
+        """Refuse data that are not those of the trial's identity: a file that has changed since."""
+        for name, found in self.prints(m).items():
+            if found != planned.get(name, found):
+                raise ParibusError(
+                    f"{name}: the data have changed since this trial was planned (fingerprint "
+                    f"{found[:12]}, planned {planned[name][:12]}); restore them, or run the study "
+                    "again: with other data it is another trial"
+                )
 
     # ── the loop ──
 
@@ -240,6 +265,16 @@ class Worker:
         """A condition of a trial, by its key."""
         (c,) = [c for c in self.work["trials"][trial]["conditions"] if c["key"] == key]
         return setting(c)
+
+
+def code(provenance: Mapping[str, Any]) -> str:
+    """The code that runs, in a word: the version, the commit, a mark of uncommitted changes."""
+    paribus = provenance.get("paribus") or {}
+    source = paribus.get("repository") or {}
+    commit = source.get("commit") or paribus.get("commit")
+    diff = source.get("diff_sha256") or (provenance.get("repository") or {}).get("diff_sha256")
+    dirty = source.get("dirty") and (diff or "dirty")[:6]
+    return "".join((__version__, f" {commit[:10]}" if commit else "", f"+{dirty}" if dirty else ""))
 
 
 def main() -> int:

@@ -41,6 +41,7 @@ def find(home: Path, judge: Judge, keep_trunks: Collection[str]) -> list[Removal
             found += list(_of_trial(home / "trials" / trial, judge, keep_trunks))
     for study in names(home / "studies"):
         found += _of_study(home / "studies" / study)
+    found += _temporary(home / "notes", "left by a killed command")
     found += _of_workers(home / "workers", judge)
     return _sized(sorted(found, key=lambda removal: removal.path))
 
@@ -129,8 +130,8 @@ def _of_study(folder: Path) -> Iterator[Removal]:
         if run.alive is False:
             yield Removal(folder / "runs" / run.id, 0, "of a run that was killed")
     if not any(run.alive is not False for run in running):
-        for place in (folder, folder / "runs", folder / "source", folder / "amendments"):
-            yield from _temporary(place, "left by a killed run")
+        for name in (".", "runs", "source", "amendments", "ended", "imports"):
+            yield from _temporary(folder / name, "left by a killed run")
 
 
 def _of_workers(folder: Path, judge: Judge) -> Iterator[Removal]:

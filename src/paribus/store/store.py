@@ -7,7 +7,8 @@
         attempts/<n>/  claim  log  checkpoints/<step>/{files, manifest}  weights  end  retired?
                        provenance  evaluations/<condition>.<k>.claim  evaluations/<condition>.<k>
       studies/<name>@<scale>/  study.json  plan.json  amendments/  names/  results.csv  report/
-                               runs/<run>  stop
+                               runs/<run>  stop  ended/  imports/
+      notes/n<k>.json
 
 Plain files are the truth, each written by one process.  A person may delete a record, or the
 whole folder of a trial, at any time: it is then simply to be done again.
@@ -25,9 +26,11 @@ from typing import Any
 from paribus.store import (
     attempts,
     checkpoints,
+    ended,
     evaluations,
     gc,
     history,
+    imports,
     owners,
     runs,
     studies,
@@ -194,6 +197,14 @@ class Store:
         """Make names/<name> of the study a link to the trial, in place of an older link.
         A '/' in a name makes folders."""
         studies.link(self.study_dir(instance), name, self.trial_dir(trial))
+
+    def imports(self, instance: str) -> list[dict[str, Any]]:
+        """Runs made elsewhere that stand beside the study's own arms; see `imports.add`."""
+        return imports.imports(self.study_dir(instance))
+
+    def ended(self, instance: str) -> ended.Told:
+        """trial id -> the final ends that the study's runs have told, also of deleted trials."""
+        return ended.told(self.study_dir(instance))
 
     def begin_run(self, instance: str, what: Mapping[str, Any]) -> str:
         """Say that this process runs the study (`what` is for show); the id for `end_run`."""

@@ -39,7 +39,11 @@ def write(folder: Path, study: Mapping[str, Any], plan: Mapping[str, Any]) -> No
     if old is not None:
         if "seen_at_registration" in old:
             content["seen_at_registration"] = old["seen_at_registration"]
-        content["registration"] = _registration(folder, old, content.get("registration"), seen)
+        new, mark = content.get("registration"), content.get("registration_hash")
+        content["registration"] = _registration(folder, old, new, mark, seen)
+        kept = content["registration"] == old.get("registration") and (seen or amendments(folder))
+        if kept and "registration_hash" in old:  # the grid may have grown: it was not that of then
+            content["registration_hash"] = old["registration_hash"]
     content["amendments"] = amendments(folder)
     volatile = set(content.get("volatile", ()))
     if old is None or any(
@@ -54,7 +58,9 @@ def write(folder: Path, study: Mapping[str, Any], plan: Mapping[str, Any]) -> No
         replace(folder / "plan.json", encode(plan))
 
 
-def _registration(folder: Path, old: Mapping[str, Any], new: Any, seen: int) -> Any:
+def _registration(
+    folder: Path, old: Mapping[str, Any], new: Any, mark: str | None, seen: int
+) -> Any:
     """What study.json shall hold as registration: the original one as soon as results were seen."""
     amended = amendments(folder)
     current = amended[-1]["registration"] if amended else old.get("registration")
@@ -62,7 +68,7 @@ def _registration(folder: Path, old: Mapping[str, Any], new: Any, seen: int) -> 
         return old.get("registration")
     if not seen and not amended:
         return new
-    amendment = {"at": now(), "registration": new, "results_seen": seen}
+    amendment = {"at": now(), "registration": new, "results_seen": seen, "hash": mark}
     place = folder / "amendments"
     with disk(place):
         place.mkdir(exist_ok=True)
@@ -76,7 +82,7 @@ def _registration(folder: Path, old: Mapping[str, Any], new: Any, seen: int) -> 
 
 
 def amendments(folder: Path) -> list[dict[str, Any]]:
-    """The amendments in order: {at, registration, results_seen} each."""
+    """The amendments in order: {at, registration, results_seen, hash} each."""
     place = folder / "amendments"
     found = [read(place / f"{k}.json") for k in numbers_of(place)]
     return [amendment for amendment in found if amendment is not None]

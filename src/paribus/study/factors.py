@@ -154,6 +154,7 @@ class Factor:
             "kind": kind,
             "path": self.path,
             "levels": [{"tag": v.tag, "value": _printable(v.value)} for v in self.levels],
+            "moves": list(dict.fromkeys(path for v in self.levels for path in v.patch)),
             "tuned": self.tuned,
             "control": self.control,
             "when": self.when.data() if self.when else None,

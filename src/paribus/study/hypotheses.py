@@ -26,11 +26,16 @@ from paribus.study.measures import (
     planned,
     primitive,
     read,
+    relative,
     rivals,
+    size,
     units_of,
 )
 
-FORMS = ("best", "better", "no_worse", "same", "increasing", "decreasing", "at_least", "criterion")
+FORMS = (
+    *("best", "better", "no_worse", "same", "increasing", "decreasing", "at_least"),
+    *("stated", "criterion"),
+)
 
 
 class Tree:
@@ -195,6 +200,14 @@ def all_of(*hypotheses: Hypothesis) -> Hypothesis:
     return every(hypotheses)
 
 
+def stated(text: str) -> Hypothesis:
+    """A hypothesis in words alone, for which there is no measure: it stays *descriptive*, and the
+    audit says that it names no measurable."""
+    if not isinstance(text, str) or not text.strip():
+        raise SpecError("stated(…): say the hypothesis in words")
+    return Hypothesis({"claim": "stated", "text": text.strip()})
+
+
 def baseline(name: str) -> Node:
     """A trivial baseline ("unigram") under the same measure, as the threshold of a criterion."""
     return {"baseline": name}
@@ -238,6 +251,8 @@ def verify(claims: Mapping[str, Tree | Node], study: Node) -> None:
     for name, claim in claims.items():
         for part in primitive(claim.data() if isinstance(claim, Tree) else dict(claim)):
             refused = []
+            if part.get("claim") == "stated":
+                continue
             for guess in guesses or [None]:
                 try:
                     _check(part, study, guess)
@@ -278,9 +293,18 @@ def _check(node: Node, study: Node, evaluation: str | None) -> None:
             f"{node['claim']}: the measure is a level, not a change; take .slope(axis), "
             ".gap(a, b) or a difference"
         )
-    given, units = node["within"] if "within" in node else node["by"], units_of(node["on"], study)
+    given, units = size(node), units_of(node["on"], study)
     if "within" in node and not isinstance(given, str) and any(units):
         raise SpecError(f"within={given!r}: a margin needs its unit, as in {examples(units)}")
+    if isinstance(given, str) and given.rstrip().endswith("ppl") and _scaled(node["on"]):
+        raise SpecError(
+            f"margin {given!r}: a slope, a product or a quotient of losses is no ratio of "
+            "perplexities; give a number with its unit"
+        )
+    if relative(given) is not None and "than" not in node and node["claim"] != "best":
+        raise SpecError(f"{given!r} is relative to a second arm, and {node['claim']} has none")
+    if relative(given) is not None and _differs(node["on"]):
+        raise SpecError(f"{given!r} of a change, which may be zero; give a number with its unit")
     if min(margin(given, units)) < 0:
         raise SpecError(f"by={given!r} must not be negative")
     ranks = node["claim"] in ("best", "better", "no_worse") and node["on"]["op"] != "prefer"
@@ -309,6 +333,15 @@ def _differs(node: Any) -> bool:
     if node.get("op") in ("slope", "gap", "-", "span", "area"):
         return True
     return any(_differs(x) for x in (node.get("of"), *node.get("args", ())))
+
+
+def _scaled(node: Any) -> bool:
+    """Whether losses are divided or multiplied, by a step of an axis or by each other."""
+    if not isinstance(node, dict):
+        return False
+    if node.get("op") in ("slope", "*", "/"):
+        return True
+    return any(_scaled(x) for x in (node.get("of"), *node.get("args", ())))
 
 
 def _levels_exist(arm: Node, study: Node) -> None:

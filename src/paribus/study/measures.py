@@ -83,7 +83,7 @@ def reduce(node: Node | float, cells: Sequence[Cell], study: Node) -> Value | No
     values = list(there.values())
     if op in REDUCERS:
         return _combine(REDUCERS[op], values)
-    xs = [_number(study, node["over"][0], tag, node["by"]) for (tag,) in there]
+    xs = [number(study, node["over"][0], tag, node["by"]) for (tag,) in there]
     if len(xs) < 2:
         raise SpecError(f".{op}({node['over'][0]}) needs two levels or more; there is {len(xs)}")
     return _combine(lambda ys: CURVES[op](xs, ys), values)
@@ -122,7 +122,8 @@ REDUCERS: dict[str, Callable[[list[float]], float]] = {
 CURVES = {"slope": slope, "area": area}
 
 
-def _number(study: Node, factor: str, tag: Any, by: str | None) -> float:
+def number(study: Node, factor: str, tag: Any, by: str | None) -> float:
+    """A level as a number of the axis."""
     levels = next(f["levels"] for f in study["factors"] if f["name"] == factor)
     x = next((v["value"] for v in levels if v["tag"] == tag), None)
     if isinstance(x, bool) or not isinstance(x, int | float) or (by and x <= 0):
@@ -177,6 +178,8 @@ def margin(given: float | str, units: Sequence[str]) -> tuple[float, float]:
         raise SpecError(f"margin {given!r}: give {examples(units)}")
     if not isinstance(given, str):
         return given, given
+    if (share := relative(given)) is not None and _quantities(units):
+        return -math.log1p(-share), math.log1p(share)
     found = re.fullmatch(r"\s*(\d+\.?\d*(?:e-?\d+)?|\.\d+)\s*(%?)\s*(.*?)\s*", given)
     words = {w for u in units for w in (u, u.split("/")[0], u.split("/")[0].rstrip("s")) if w}
     if found and found[2] and found[3] == "ppl" and _nats(units) and float(found[1]) < 100:
@@ -191,27 +194,50 @@ def margin(given: float | str, units: Sequence[str]) -> tuple[float, float]:
     raise SpecError(f"margin {given!r}: give a {kind}, such as {examples(units)}")
 
 
+def relative(given: Any) -> float | None:
+    """The share that a margin "x%" names: of the second arm's value, so that the contrast is a
+    difference of logarithms.  None for every other margin."""
+    found = re.fullmatch(r"\s*(\d+\.?\d*|\.\d+)\s*%\s*", given) if isinstance(given, str) else None
+    return float(found[1]) / 100 if found and 0 <= float(found[1]) < 100 else None
+
+
+def size(claim: Node) -> Any:
+    """The margin or size of a claim, as it was written."""
+    return claim["within"] if "within" in claim else claim["by"]
+
+
 def examples(units: Sequence[str]) -> str:
     """Margins that a measure takes, as a refusal shows them."""
     ways = [f"'.01 {u.split('/')[0]}'" for u in dict.fromkeys(units) if u] or ["'.05'"]
     ways += ["'2% ppl'"] * _nats(units)
     ways += ["'5 pp' (percentage points)"] * SHARES.issuperset(units)
+    ways += ["'5%' (of the second arm's value)"] * _quantities(units)
     return " or ".join(ways)
+
+
+def _quantities(units: Sequence[str]) -> bool:
+    """Whether a per cent of it is plain: not of losses (say 2% ppl) nor of shares (say 5 pp)."""
+    return bool(units) and not _nats(units) and not SHARES.intersection(units)
 
 
 def _nats(units: Sequence[str]) -> bool:
     return bool(units) and all(u.startswith("nat") for u in units)
 
 
+MEASURED = {"seconds": {"unit": "s", "better": "lower", "evaluations": []}}
+"""What every trained trial gives: the seconds that its training took."""
+
+
 def metrics_of(study: Node) -> dict[str, Node]:
-    """Metrics by name, and the numbers that every variant has (parameters, tokens …)."""
+    """Metrics by name, and the numbers that every variant (parameters, tokens …) or every trained
+    trial (seconds) has."""
     numbers = {n: x for v in study.get("variants_info", {}).values() for n, x in v.items()}
     known = {
         n: {"unit": n, "better": "lower", "evaluations": []}
         for n, x in numbers.items()
         if isinstance(x, int | float) and not isinstance(x, bool)
     }
-    return {**known, **study["metrics"]}
+    return {**MEASURED, **known, **study["metrics"]}
 
 
 def planned(study: Node, measure: Node, evaluation: str | None = None) -> list[Cell]:

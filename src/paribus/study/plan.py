@@ -9,7 +9,6 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from math import prod
 from typing import Any
 
 from paribus import spec as specs
@@ -21,6 +20,8 @@ from paribus.store import Store, TrialState
 from paribus.store.scan import Look, Scan
 from paribus.study import units
 from paribus.study.expand import Condition, Expansion, Trial, expand
+from paribus.study.record import flops_per_token, parameters, tokens
+from paribus.study.record import study_record as study_record
 from paribus.study.study import Study
 from paribus.study.trunks import Forest, Trunk, forest
 from paribus.study.units import work as work  # told by those who have a plan
@@ -111,9 +112,6 @@ class Plan:
     def refuse(self) -> None:
         """Features that expand and hash but are not executed yet."""
         s = self.study
-        for f in s.all_factors():
-            if f.tuned:
-                raise SpecError(f"factor {f.name!r}: tuned factors expand, but cannot be run yet")
         if s.references:
             raise SpecError(f"references: {next(iter(s.references))!r} cannot be evaluated yet")
         for v in self.expansion.variants:
@@ -359,139 +357,3 @@ class Plan:
                 for v in self.expansion.variants
             ],
         }
-
-
-def parameters(spec: specs.Spec) -> int:
-    """Trained and frozen parameters; 0 for an external model (it counts itself when run)."""
-    if not isinstance(spec.model, Model):
-        return 0
-    from paribus.nn.declare import declare
-
-    return sum(prod(p.shape) for p in declare(spec.model).values())
-
-
-def tokens(spec: specs.Spec) -> int:
-    """Tokens that training reads."""
-    return (spec.steps or 0) * (spec.rows or 0) * (spec.task.io().length or 1)
-
-
-def flops_per_token(spec: specs.Spec) -> float:
-    """Training FLOPs a token; 0 for an external model."""
-    if not isinstance(spec.model, Model):
-        return 0.0
-    from paribus.nn import flops
-
-    return float(flops.training(spec.model, spec.task.io().length or 1))
-
-
-def study_record(plan: Plan) -> dict[str, Any]:
-    """study.json: everything that tables, verdicts and the report need, as plain data."""
-    s, e = plan.study, plan.expansion
-    metrics: dict[str, Any] = {}
-    baselines_of = e.variants[0].spec.task
-    for evaluation in s.evaluate:
-        what = evaluation.what if evaluation.what is not None else baselines_of
-        for name, m in getattr(what, "metrics", {}).items():
-            known = metrics.setdefault(
-                name,
-                {
-                    "unit": m.unit,
-                    "better": m.better,
-                    "of": m.of,
-                    "transform": m.transform,
-                    "evaluations": [],
-                },
-            )
-            known["evaluations"].append(evaluation.name)
-    return {
-        "name": s.name,
-        "scale": s.scale,
-        "instance": s.instance,
-        "question": s.question,
-        "paribus": __version__,
-        "factors": [f.data("variant") for f in s.factors]
-        + [f.data("condition") for f in s.condition_factors()],
-        "trained": _trained(s, e),
-        "seeds": s.seeds,
-        "variants": [{"name": v.name, "levels": dict(v.tags)} for v in e.variants],
-        "trials": [
-            {
-                "name": i.trial.name,
-                "id": i.trial.id,
-                "variant": i.trial.variant.index,
-                "seed": i.trial.seed,
-                "run": i.trial.run,
-                "pack": i.trial.pack_key,
-                "trunk": plan.forest.parent.get(i.trial.id),
-                "cells": {c.condition.key: c.id for c in i.cells},
-            }
-            for i in plan.items
-        ],
-        "trunks": [
-            {"id": t.id, "name": t.name, "until": t.until, "parent": t.parent, "seed": t.seed}
-            for t in plan.forest.trunks
-        ],
-        "keep": list(s.keep),
-        "conditions": [
-            {
-                "key": c.key,
-                "evaluation": c.evaluation.name,
-                "levels": dict(c.tags),
-                "split": c.evaluation.split,
-                "by": list(c.evaluation.by),
-                "every": c.evaluation.every,
-            }
-            for c in e.conditions
-        ],
-        "metrics": metrics,
-        "trivial": sorted({b for v in e.variants for b in v.spec.task.trivial}),
-        "primary": s.primary or next(iter(baselines_of.metrics)),
-        "baseline": s.baseline.data() if s.baseline else None,
-        "columns": s.columns,
-        "skipped": e.skipped,
-        "accept": dict(s.accept),
-        "variants_info": {
-            v.name: {
-                "parameters": parameters(v.spec),
-                "tokens": sum(tokens(p.spec) for p in v.phases),
-                "steps": sum(p.spec.steps or 0 for p in v.phases),
-                "rows": v.spec.rows,
-                "flops": sum(tokens(p.spec) * flops_per_token(p.spec) for p in v.phases),
-                "spec": [
-                    {"name": p.name, "optim": p.optim, "spec": dump(p.spec, full=True)}
-                    for p in v.phases
-                ],
-            }
-            for v in e.variants
-        },
-        "registration": registration(s),
-    }
-
-
-def _trained(s: Study, e: Expansion) -> dict[str, Any]:
-    """Condition factor -> the value that training used, where all variants agree on a number."""
-    out: dict[str, Any] = {}
-    for f in s.condition_factors():
-        try:
-            values = {specs.at(v.spec, f.path) for v in e.variants} if f.path else set()
-        except (SpecError, TypeError):
-            continue
-        if len(values) == 1 and isinstance(value := values.pop(), (int, float)):
-            out[f.name] = value
-    return out
-
-
-def registration(s: Study) -> dict[str, Any]:
-    """What is declared beforehand."""
-
-    def plain(named: Any) -> dict[str, Any]:
-        return {k: h.data() for k, h in named.items()}
-
-    return {
-        "question": s.question,
-        "hypotheses": plain(s.hypotheses),
-        "criteria": plain(s.criteria),
-        "checks": plain(s.checks),
-        "alpha": s.alpha,
-        "seeds": list(s.seeds) if not isinstance(s.seeds, int) else s.seeds,
-    }

@@ -97,6 +97,14 @@ class Study:
         accept: refusals that are meant, with the reason.
         references: arms that are evaluated, never trained.
         budget: ``equal(unit, amount)``.
+        alpha: the family-wise error rate of the hypotheses.
+        test: "paired_t" (default), "signflip" (exact, of means) or "signed_rank" (exact, of ranks).
+        looks: numbers of seeds after which results are looked at, such as ``[3, 5, 10]``; alpha is
+            spent over them (Lan and DeMets 1983, O'Brien–Fleming), so that stopping early claims no
+            more often.  The last is the number of seeds.
+        on_missing: "missing" (default): a claim with a missing cell has no verdict;
+            "drop_seed_block": seeds with one are left out; "worst": a run that diverged counts as
+            worst of all (needs test="signed_rank").
         scale: ``name@scale`` is a study of its own.
         keep: what stays of each trial: "last", the last weights; "state", the final optimizer
             state too; "best:<condition>/<metric>", the weights of the best step of an interval
@@ -121,6 +129,9 @@ class Study:
     references: Mapping[str, str] = field(default_factory=dict)
     budget: Budget | None = None
     alpha: float = 0.05
+    test: str = "paired_t"
+    looks: Sequence[int] = ()
+    on_missing: str = "missing"
     scale: str = "main"
     keep: Sequence[str] = ("last",)
 
@@ -155,6 +166,7 @@ class Study:
         if not 0 < self.alpha < 0.5:
             raise SpecError(f"study {self.name!r}: alpha={self.alpha!r} must lie in (0, 0.5)")
         self._shapes()
+        self._tests()
         self._kept()
         self._unique("factor", [f.name for f in self.all_factors()])
         self._unique("evaluation", [e.name for e in self.evaluate])
@@ -178,6 +190,57 @@ class Study:
         for rule in self.skip:
             if not (isinstance(rule, tuple) and len(rule) == 2 and callable(rule[1])):
                 raise SpecError(f"study {self.name!r}: skip is a list of (reason, predicate)")
+
+    def _tests(self) -> None:
+        """How hypotheses are tested, and on which data tuned factors are chosen."""
+        for field_, known in (("test", TESTS), ("on_missing", ON_MISSING)):
+            if (given := getattr(self, field_)) not in known:
+                raise SpecError(f"study {self.name!r}: {field_}={given!r}; {nearest(given, known)}")
+        if self.on_missing == "worst" and self.test != "signed_rank":
+            raise SpecError(
+                f'study {self.name!r}: on_missing="worst" gives a diverged run a rank alone; it '
+                'needs test="signed_rank"'
+            )
+        looks, n = list(self.looks), len(list(self.seeds))  # type: ignore[arg-type]
+        whole = all(type(k) is int and k > 1 for k in looks)
+        if looks and not (whole and looks == sorted(set(looks)) and (n in looks or n > looks[-1])):
+            raise SpecError(
+                f"study {self.name!r}: looks={looks} with {n} seeds: give ascending numbers of "
+                "seeds from 2 on, the last of which is the study's; between two looks nothing is "
+                "judged"
+            )
+        if looks and n < looks[-1] and self.seeds != list(range(1, n + 1)):
+            raise SpecError(f"study {self.name!r}: looks={looks}: list all {looks[-1]} seeds")
+        rules = list(dict.fromkeys(f.tuned for f in self.factors if f.tuned))
+        if len(rules) > 1:
+            raise SpecError(
+                f"study {self.name!r}: tuned by {rules[0]!r} and by {rules[1]!r}; choose by one"
+            )
+        for rule in rules:
+            where, _, metric = rule.rpartition("/")
+            names = [e.name for e in self.evaluate]
+            if where in VALID and where not in names:
+                self.evaluate = [*self.evaluate, Eval(where, split="validation")]
+            elif where not in names or not metric:
+                near = nearest(where, [*names, "valid"])
+                raise SpecError(
+                    f"tuned={rule!r}: write <evaluation>/<metric>, such as 'valid/loss' (the "
+                    f"trial's own task on its validation split); {near}"
+                )
+        for e in (e for e in self.evaluate if rules and e.name == rules[0].rpartition("/")[0]):
+            if e.over:
+                raise SpecError(
+                    f"tuned={rules[0]!r}: {e.name!r} has conditions of its own, and a choice needs "
+                    "one number an arm and seed"
+                )
+
+    @property
+    def planned_seeds(self) -> list[int]:
+        """The seeds that are registered: with looks those of the last one, else the study's."""
+        assert isinstance(self.seeds, list)
+        if self.looks and len(self.seeds) < self.looks[-1]:
+            return list(range(1, self.looks[-1] + 1))
+        return self.seeds
 
     def _kept(self) -> None:
         if isinstance(self.keep, str):
@@ -260,5 +323,9 @@ class Study:
     def conditions(self) -> list[Condition]:
         return self.expand().conditions
 
+
+TESTS = ("paired_t", "signflip", "signed_rank")
+ON_MISSING = ("missing", "drop_seed_block", "worst")
+VALID = ("valid", "validation")  # the evaluation that a tuned factor adds where there is none
 
 NAME = frozenset(string.ascii_letters + string.digits + "-_.")

@@ -1,0 +1,68 @@
+"""Figures: each is made of its data, rows that are also written as CSV, and drawn from them alone.
+
+A figure is a pair of functions, ``data(material) -> rows`` and ``draw(rows, material) -> Canvas``.
+Without rows there is nothing to draw.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+from paribus.analysis.plots import cost, forest, heat, lines, training, tuning
+from paribus.analysis.plots.canvas import Canvas, styled
+from paribus.analysis.plots.material import Material as Material
+from paribus.analysis.plots.material import Point
+
+DRAWN = 200  # variants beyond which no figure tells them apart
+
+
+class Figure(NamedTuple):
+    """``name``: of its files; ``caption``: key of the strings."""
+
+    name: str
+    caption: str
+    data: Callable[[Material], list[Point]]
+    draw: Callable[[Sequence[Point], Material], Canvas]
+
+
+class Drawn(NamedTuple):
+    name: str
+    caption: str
+    rows: list[Point]
+    canvas: Canvas
+
+
+PRIMARY = Figure("primary", "cap_primary", lines.data, lines.draw)
+HEAT = Figure("heat", "cap_heat", heat.data, heat.draw)
+FIGURES = (
+    Figure("forest", "cap_forest", forest.data, forest.draw),
+    Figure("tuning", "cap_tuning", tuning.data, tuning.draw),
+    Figure("training", "cap_training", training.intervals, training.draw_intervals),
+    Figure("curves", "cap_curves", training.losses, training.draw_losses),
+    Figure("learning-rate", "cap_lr", training.rates, training.draw_rates),
+    Figure("cost", "cap_cost", cost.data, cost.draw),
+)
+
+
+def primary(m: Material) -> Figure | None:
+    """The main figure: lines or rows of points; a heat map where there are too many of them; None
+    where that has no two factors either."""
+    if not m.any:
+        return None
+    if len(m.chosen) <= DRAWN and lines.data(m):
+        return PRIMARY
+    return HEAT if heat.data(m) else None
+
+
+def figures(m: Material) -> Iterator[Drawn]:
+    """Every figure that the study has data for, the main one first."""
+    first = primary(m)
+    chosen = [first] if first else []
+    if m.any and first is PRIMARY and heat.wanted(m):
+        chosen.append(HEAT)
+    for figure in (*chosen, *FIGURES):
+        if rows := figure.data(m):
+            with styled():
+                canvas = figure.draw(rows, m)
+            yield Drawn(figure.name, figure.caption, rows, canvas)

@@ -1,0 +1,180 @@
+"""What figures are made from, and how variants are told apart in them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from paribus.analysis.cells import Results, Row, condition_label
+from paribus.analysis.plots.canvas import COLOURS, DASHES, Canvas
+from paribus.analysis.plots.fonts import Found, cover
+from paribus.analysis.stats import Sample
+from paribus.analysis.tables import Table, table
+from paribus.study.measures import Node
+
+if TYPE_CHECKING:
+    from paribus.analysis.verdicts import Verdict
+
+Curve = Sequence[tuple[int, float]]
+Checks = Mapping[str, Sequence[Mapping[str, Any]]]
+Point = dict[str, Any]  # a row of a figure's data
+SINGLE = 12  # lines that one panel holds
+PANELS = 12
+
+
+class Look(NamedTuple):
+    """How a variant is drawn: lines of one label are one entry of the legend."""
+
+    label: str
+    colour: str
+    dash: Any
+    panel: str
+
+
+class Material:
+    """A study, its results, and what else figures need.
+
+    Args:
+        records: rows, or `Results`.
+        curves: "loss" and "lr" -> trial name -> [(step, value)].
+        checks: trial name -> evaluations during training.
+        imports: arms that were measured elsewhere.
+    """
+
+    def __init__(
+        self,
+        study: Node,
+        records: Iterable[Row] | Results,
+        verdicts: Sequence[Verdict] = (),
+        curves: Mapping[str, Mapping[str, Curve]] | None = None,
+        checks: Checks | None = None,
+        imports: Sequence[Mapping[str, Any]] = (),
+    ) -> None:
+        self.study = study
+        self.results = records if isinstance(records, Results) else Results(study, records)
+        self.verdicts, self.curves = verdicts, curves or {}
+        self.checks, self.imports = checks or {}, imports
+        self._tables: dict[str, Table] = {}
+
+    def table(self, metric: str | None = None) -> Table:
+        metric = metric or self.study["primary"]
+        if metric not in self._tables:
+            self._tables[metric] = table(self.study, self.results, metric, imports=self.imports)
+        return self._tables[metric]
+
+    @property
+    def any(self) -> bool:
+        return bool(self.results.best)
+
+    @cached_property
+    def fonts(self) -> Found:
+        """Fonts for everything that a figure may show of this study."""
+        texts = list(_texts([self.study["factors"], self.study["metrics"], self.imports]))
+        texts += [v["name"] for v in self.study["variants"]]
+        texts += [c["evaluation"] for c in self.study["conditions"]]
+        texts += [v.name for v in self.verdicts]
+        texts += _texts(self.study.get("baselines", {}))
+        return cover(texts)
+
+    def canvas(
+        self,
+        name: str,
+        size: tuple[float, float],
+        lines: int = 1,
+        columns: int = 1,
+        **more: Any,
+    ) -> Canvas:
+        return Canvas(name, size, lines, columns, self.fonts.families, **more)
+
+    def levels(self, factor: str) -> list[Any]:
+        return next(f["levels"] for f in self.study["factors"] if f["name"] == factor)
+
+    @cached_property
+    def chosen(self) -> dict[str, None]:
+        """Names of the variants that figures and tables show: under tuned factors, those that
+        were chosen; an arm whose choice is not possible yet is shown by its first variant."""
+        variants = self.study["variants"]
+        return {variants[i]["name"]: None for i in sorted(self.results.chosen)}
+
+    @cached_property
+    def of(self) -> dict[str, str]:
+        """Trial name -> variant name."""
+        return {t["name"]: self.study["variants"][t["variant"]]["name"]
+                for t in self.study["trials"]}  # fmt: skip
+
+    @cached_property
+    def factors(self) -> list[Node]:
+        """Variant factors that tell shown variants apart, tuned ones apart."""
+        return [
+            f
+            for f in self.study["factors"]
+            if f["kind"] == "variant" and not f.get("tuned") and len(f["levels"]) > 1
+        ]
+
+    @cached_property
+    def looks(self) -> dict[str, Look]:
+        """How each variant is drawn.  A few have a colour each.  Of many the colour tells the
+        level of the first factor that has no more levels than there are colours, and the panel
+        the other levels."""
+        names = list(self.chosen)
+        by = next((f for f in self.factors if len(f["levels"]) <= len(COLOURS)), None)
+        if len(names) <= SINGLE or by is None:
+            return {
+                n: Look(n, COLOURS[i % len(COLOURS)], DASHES[i // len(COLOURS) % len(DASHES)], "")
+                for i, n in enumerate(names)
+            }
+        order = [v["tag"] for v in by["levels"]]
+        rest = [f["name"] for f in self.factors if f is not by]
+        out = {}
+        for v in self.study["variants"]:
+            if v["name"] in self.chosen:
+                tag = v["levels"].get(by["name"])
+                colour = COLOURS[order.index(tag) if tag in order else len(COLOURS) - 1]
+                panel = ", ".join(
+                    f"{f}={v['levels'][f]}" for f in rest if v["levels"].get(f) is not None
+                )
+                out[v["name"]] = Look(f"{by['name']}={tag}", colour, "-", panel)
+        return out
+
+    @cached_property
+    def planned(self) -> dict[str, int]:
+        """Variant name -> its trials."""
+        out: dict[str, int] = {}
+        for name in self.of.values():
+            out[name] = out.get(name, 0) + 1
+        return out
+
+
+def _texts(x: Any) -> Iterable[str]:
+    if isinstance(x, str):
+        yield x
+    elif isinstance(x, Mapping):
+        for key, value in x.items():
+            yield from _texts(key)
+            yield from _texts(value)
+    elif isinstance(x, list | tuple):
+        for value in x:
+            yield from _texts(value)
+
+
+def is_number(x: Any) -> bool:
+    return isinstance(x, int | float) and not isinstance(x, bool)
+
+
+def finite(x: Any) -> bool:
+    return is_number(x) and math.isfinite(x)
+
+
+def mean_point(values: Sequence[float], of: int, alpha: float = 0.05) -> Point:
+    """n of how many, mean, and the 1 − 2 alpha interval where there is one."""
+    s = Sample(tuple(values))
+    low, high = s.interval(alpha) if s.n > 1 else (None, None)
+    return {"n": s.n, "of": of, "y": s.mean, "low": low, "high": high}
+
+
+def place_of(condition: Node, without: str | None = None) -> str:
+    """A condition's label, but for one factor; "" where nothing else tells it apart."""
+    rest = {f: t for f, t in condition["levels"].items() if f != without}
+    return condition_label({**condition, "levels": rest}) if any(rest.values()) else ""

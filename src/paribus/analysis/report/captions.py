@@ -1,0 +1,92 @@
+"""The words in and under figures, in English and Chinese."""
+
+from __future__ import annotations
+
+CAPTIONS: dict[str, dict[str, str]] = {
+    "en": {
+        # in figures
+        "fig_lower": "lower is better",
+        "fig_higher": "higher is better",
+        "fig_trained": "trained",
+        "fig_step": "step",
+        "fig_training_loss": "training loss",
+        "fig_lr": "learning rate",
+        "fig_beyond": "beyond the axis:",
+        "fig_effect": "effect: first arm minus second",
+        "fig_no_value": "no value yet",
+        "fig_flops": "FLOPs of training",
+        "fig_seconds": "seconds of training",
+        "fig_edge": "edge of the grid",
+        "fig_all_variants": "all variants",
+        # under figures
+        "cap_primary": "{metric} by condition.",
+        "cap_bands": "Lines: means; bands: {level} t-intervals over seeds; points: single seeds. "
+        "Arms share their seeds: verdicts rest on differences within a seed and are sharper.",
+        "cap_bands_only": "Lines: means; bands: {level} t-intervals over seeds. Arms share their "
+        "seeds: verdicts rest on differences within a seed and are sharper.",
+        "cap_none": "No value yet: {names}.",
+        "cap_rows": "Points: means; bars: {level} t-intervals over seeds; faint: single seeds. "
+        "Arms share their seeds: verdicts rest on differences within a seed and are sharper.",
+        "cap_seeds": "Points: the only seed.",
+        "cap_hollow": "Hollow: fewer seeds than planned, not comparable yet.",
+        "cap_gap": "Gaps: no value there ({n} of {all} cells).",
+        "cap_imported": "Dashed grey, squares: measured elsewhere, in no test.",
+        "cap_far": "Trivial baselines beyond the axis: {names}.",
+        "cap_heat": "{metric} by {rows} and {columns}; the darker, the better.",
+        "cap_over": "Each square is the mean over {over} and seeds.",
+        "cap_hatched": "Hatched: values are missing (there / planned).",
+        "cap_forest": "Contrasts of the hypotheses with {level} intervals; faint points: seeds; "
+        "dark ticks: the size that the claim is about. Green: supported, red: refuted, "
+        "amber: inconclusive.",
+        "cap_tuning": "Tuning curves on the selection split ({rule}); filled: chosen.",
+        "cap_training": "Evaluations during training; thick: means over all seeds, thin: seeds.",
+        "cap_curves": "Training loss of each trial.",
+        "cap_curves_mean": "Training loss, mean over the seeds of each variant.",
+        "cap_colours": "Colours: {factor}.",
+        "cap_lr": "Learning rate as realised, each distinct course once.",
+        "cap_cost": "Cost against {metric}, mean over the conditions; dashed: what no other "
+        "variant beats in both.",
+        "cap_shared": "Seconds depend on what else the machine did.",
+    },
+    "zh": {
+        "fig_lower": "越低越好",
+        "fig_higher": "越高越好",
+        "fig_trained": "训练所用",
+        "fig_step": "步",
+        "fig_training_loss": "训练损失",
+        "fig_lr": "学习率",
+        "fig_beyond": "超出坐标轴：",
+        "fig_effect": "效应：第一组减第二组",
+        "fig_no_value": "尚无数值",
+        "fig_flops": "训练的 FLOPs",
+        "fig_seconds": "训练秒数",
+        "fig_edge": "网格边缘",
+        "fig_all_variants": "所有变体",
+        "cap_primary": "各条件下的 {metric}。",
+        "cap_bands": "线为均值，带为各种子的 {level} t 区间，点为单个种子。各组共用种子，"
+        "结论依据同一种子内的差值，因此比带所示更精确。",
+        "cap_bands_only": "线为均值，带为各种子的 {level} t 区间。各组共用种子，"
+        "结论依据同一种子内的差值，因此比带所示更精确。",
+        "cap_none": "尚无数值：{names}。",
+        "cap_rows": "点为均值，横条为各种子的 {level} t 区间，浅色点为单个种子。各组共用种子，"
+        "结论依据同一种子内的差值，因此比横条所示更精确。",
+        "cap_seeds": "点为唯一的种子。",
+        "cap_hollow": "空心：种子数少于计划，尚不可比。",
+        "cap_gap": "空缺：没有数值（{all} 个单元中的 {n} 个）。",
+        "cap_imported": "灰色虚线与方块：在别处测得，不参与任何检验。",
+        "cap_far": "超出坐标轴的平凡基线：{names}。",
+        "cap_heat": "{metric} 随 {rows} 与 {columns} 的变化；颜色越深越好。",
+        "cap_over": "每格为对 {over} 及种子的均值。",
+        "cap_hatched": "斜线：有缺失（已有 / 计划）。",
+        "cap_forest": "各假设的对比及其 {level} 区间；浅色点为种子；深色短线为主张所涉的幅度。"
+        "绿：得到支持，红：被否定，黄：尚无定论。",
+        "cap_tuning": "在选择集上的调参曲线（{rule}）；实心为所选。",
+        "cap_training": "训练过程中的评测；粗线为全部种子的均值，细线为单个种子。",
+        "cap_curves": "每个试验的训练损失。",
+        "cap_curves_mean": "训练损失，对每个变体的各种子取均值。",
+        "cap_colours": "颜色：{factor}。",
+        "cap_lr": "实际的学习率，每种走势一条。",
+        "cap_cost": "代价与 {metric}（对各条件取均值）；虚线：两方面都没有被其他变体超过的变体。",
+        "cap_shared": "秒数取决于机器当时的其他负载。",
+    },
+}

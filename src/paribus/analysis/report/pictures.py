@@ -1,0 +1,85 @@
+"""Figures in a report: what stands under each, and why one is not there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from paribus.analysis.plots import DRAWN, Drawn, Material, heat
+from paribus.analysis.plots.lines import axis_of
+from paribus.analysis.words import say
+
+LANGUAGES = ("en", "zh")
+LEVEL = "90%"  # of the intervals in figures
+
+
+def caption(d: Drawn, m: Material, lang: str) -> str:
+    """A figure's text: what it shows, and how to read what is special about it."""
+    facts: dict[str, Any] = {"metric": m.study["primary"], "level": LEVEL}
+    if d.name == "heat":
+        rows, columns, _ = heat.axes_of(m) or ("", "", "")
+        facts |= {"rows": rows, "columns": columns}
+    if d.name == "tuning":
+        facts["rule"] = next(f["tuned"] for f in m.study["factors"] if f.get("tuned"))
+    parts = [say(d.caption, lang, **facts)]
+    if d.name == "primary":
+        parts += _primary(d, m, lang)
+    elif d.name == "heat":
+        if over := heat.averaged(m):
+            parts.append(say("cap_over", lang, over=", ".join(over)))
+        if any(p["n"] < p["of"] for p in d.rows):
+            parts.append(say("cap_hatched", lang))
+    elif d.name == "curves":
+        factor = next(iter(m.looks.values())).label.partition("=")[0]
+        if len(m.looks) > len({look.label for look in m.looks.values()}):
+            parts.append(say("cap_colours", lang, factor=factor))
+        if any(p["n"] > 1 for p in d.rows):
+            parts[0] = say("cap_curves_mean", lang)
+    elif d.name == "cost" and d.rows[0]["cost"] == "seconds":
+        parts.append(say("cap_shared", lang))
+    return ("" if lang == "zh" else " ").join(parts)
+
+
+def _primary(d: Drawn, m: Material, lang: str) -> list[str]:
+    means = [p for p in d.rows if p["kind"] == "mean"]
+    parts = []
+    if any(p["low"] is not None for p in means):
+        bands = "cap_bands" if any(p["kind"] == "seed" for p in d.rows) else "cap_bands_only"
+        if len({p["panel"] for p in means}) > 1:
+            bands = "cap_bands_only"
+        parts.append(say(bands if axis_of(m.study) else "cap_rows", lang, level=LEVEL))
+    elif means:
+        parts.append(say("cap_seeds", lang))
+    if any(p["n"] < p["of"] for p in means):
+        parts.append(say("cap_hollow", lang))
+    if gone := sum(p["kind"] == "missing" for p in d.rows):
+        parts.append(say("cap_gap", lang, n=gone, all=gone + len(means)))
+    there = {p["series"] for p in means}
+    if none := dict.fromkeys(p["series"] for p in d.rows if p["kind"] == "missing"
+                             and p["series"] not in there):  # fmt: skip
+        names = list(none)
+        shown = ", ".join(names[:6]) + (f" … ({len(names)})" if len(names) > 6 else "")
+        parts.append(say("cap_none", lang, names=shown))
+    if any(p["kind"] == "imported" for p in d.rows):
+        parts.append(say("cap_imported", lang))
+    if d.canvas.far:
+        parts.append(say("cap_far", lang, names=", ".join(sorted(d.canvas.far))))
+    return parts
+
+
+def absent(m: Material, drawn: Sequence[Drawn], lang: str) -> str:
+    """Why there is no main figure; "" where there is one, or nothing to draw yet."""
+    if not m.any or any(d.name in ("primary", "heat") for d in drawn):
+        return ""
+    return say("no_figure", lang, n=len(m.chosen), most=DRAWN)
+
+
+def stands_in(m: Material, drawn: Sequence[Drawn]) -> bool:
+    """Whether a heat map stands in the place of lines."""
+    return bool(drawn) and drawn[0].name == "heat"
+
+
+def without_font(m: Material, lang: str) -> str:
+    """Which characters come out as boxes in PNG and PDF; "" where none does."""
+    missing = m.fonts.missing
+    return say("no_font", lang, characters=missing[:40]) if missing else ""
