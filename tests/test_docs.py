@@ -18,7 +18,8 @@ from paribus.study.trunks import Forest
 from paribus.text import paths
 
 REPO = Path(__file__).resolve().parents[1]
-PAGES = ("README.md", "README.zh-CN.md", "docs/study-files.md", "docs/design.md")
+PAGES = ("README.md", "README.zh-CN.md", "docs/study-files.md", "docs/design.md",
+         "docs/reports.md", "docs/sharing.md")  # fmt: skip
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
