@@ -217,6 +217,7 @@ def test_a_check_that_was_loosened_or_dropped_makes_the_verdict_post_hoc() -> No
     for later in (loose, None):
         v = amended("checks", strict, later)[-1]
         assert (v.verdict, v.post_hoc) == ("supported", True)
+        assert "a check that it failed was changed" in line(v)
     assert not amended("checks", loose, loose)[-1].post_hoc
 
 

@@ -93,6 +93,7 @@ class Verdict:
     looks: tuple[int, ...] = ()  # seeds at each planned look
     post_hoc: bool = False
     registered: str | None = None  # when, if it was an amendment
+    late: str = ""  # why else it is post hoc, a key of the strings
     threshold: str = ""  # of a criterion
     alpha: float = 0.05
     parts: tuple[Verdict, ...] = ()

@@ -55,7 +55,7 @@ def verdicts(
         out += decide([replace(j, verdict=post)], rules.alpha, _count(both))
     if study.get("seen_at_registration", 0) >= len(study["trials"]) > 0:
         # Every result was there before anything was claimed.
-        out = [replace(v, post_hoc=True) for v in out]
+        out = [replace(v, post_hoc=True, late="" if v.registered else "late_all") for v in out]
     if added:
         out = [replace(v, added_seeds=len(seeds)) for v in out]
     elif len(seeds) < len(registered) and not original.get("looks"):
@@ -180,5 +180,5 @@ def _testable(v: Verdict, checks: Sequence[Verdict], first: Sequence[Verdict]) -
             v, verdict="missing", why="check_missing", facts={"checks": ", ".join(open_)}
         )
     if any(c.verdict == "not met" for c in first):
-        return replace(v, post_hoc=True)
+        return replace(v, post_hoc=True, late="late_check")
     return v

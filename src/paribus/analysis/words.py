@@ -185,7 +185,7 @@ def seeds(v: Verdict, lang: str = "en") -> str:
 def beside(v: Verdict, lang: str = "en") -> list[str]:
     """What stands beside a test and decides nothing: the look, the noise of the evaluation items,
     the rank test and the power law of a slope."""
-    out = []
+    out = [say(v.late, lang)] if v.late else []
     if v.looks:
         seeds_ = ", ".join(map(str, v.looks))
         out.append(say("look", lang, k=v.look, n=len(v.looks), seeds=seeds_))

@@ -133,7 +133,8 @@ def _claims(c: dict[str, Any], lang: str) -> Iterator[str]:
         rows = []
         for h in group:
             v = h["v"]
-            late = say("amended", lang, at=(v.registered or "–")[:10]) if v.post_hoc else ""
+            late = say("post_hoc", lang) if v.post_hoc else ""
+            late = say("amended", lang, at=v.registered[:10]) if v.registered else late
             evidence = [h["effect"][lang], "; ".join(h["numbers"]), late]
             evidence += [] if h["effect"][lang] else [h["reason"][lang]]
             rows.append([v.name, h["claim"][lang], say(v.verdict, lang),

@@ -77,6 +77,8 @@ STRINGS: dict[str, dict[str, str]] = {
         "fewer_seeds": "{n} of the {all} registered seeds",
         "how": "effect: first arm minus second; interval: two-sided {level} (one-sided tests at "
         "{alpha})",
+        "late_all": "registered when every result was there already",
+        "late_check": "a check that it failed was changed after results were seen",
         "look": "planned look {k} of {n} (at {seeds} seeds)",
         "tries": "p is multiplied by {k}, the choices of the tuned factor",
         "items_se": "evaluation items alone: ± {se} (standard error)",
@@ -156,6 +158,8 @@ STRINGS: dict[str, dict[str, str]] = {
         "first_seeds": "（已登记的种子：{first}）",
         "fewer_seeds": "仅用 {all} 个登记种子中的 {n} 个",
         "how": "效应：第一组减第二组；区间：双侧 {level}（单侧检验，显著性水平 {alpha}）",
+        "late_all": "登记时所有结果均已存在",
+        "late_check": "它原先未通过的检查在看到结果之后被改动",
         "look": "第 {k} 次计划内查看，共 {n} 次（在 {seeds} 个种子时）",
         "tries": "p 已乘以 {k}，即被调因子的可选数",
         "items_se": "仅评测样本的标准误：± {se}",
