@@ -187,3 +187,19 @@ def test_what_was_realised_differently_is_shown(tmp_path: Path) -> None:
     two = comparing.difference(plan_of(path), names[0], names[1])  # two seeds of one variant
     assert two["settings"] == []
     assert two["realised"] == {}
+
+
+def test_two_trials_of_one_variant_differ_in_their_seeds(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = study_file(tmp_path)
+    code, out, _ = said(capsys, "diff", str(path), "rope-s1", "rope-s2")
+    assert code == OK
+    assert out.splitlines()[:5] == [
+        "a  rope-s1", "b  rope-s2", "seed, a → b  1 → 2", "settings, a → b", "  none"
+    ]  # fmt: skip
+    _, out, _ = said(capsys, "diff", str(path), "rope-s1", "rope-s2", "--json")
+    assert json.loads(out)["seeds"] == [1, 2]
+    _, out, _ = said(capsys, "diff", str(path), "rope-s1", "none-s1")
+    assert "seed" not in out
+    assert comparing.difference(plan_of(path), "rope", "none-s1")["seeds"] == [None, 1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import cached_property
@@ -13,7 +14,9 @@ from paribus import arrays
 from paribus.analysis import kept, listing, records
 from paribus.store import Store, find_home
 from paribus.store.scan import Look
+from paribus.store.studies import redefined
 from paribus.study.plan import Plan
+from paribus.study.record import results_seen
 
 REPORT = "report/report.html"
 
@@ -35,6 +38,20 @@ def load(study: str, *, scale: str | None = None, home: str | Path | None = None
         return Loaded.of(Plan(found.study, Store(where)))
     finally:
         parts.use_local(before)
+
+
+def _amend(record: dict[str, Any], stored: dict[str, Any], seen: int) -> None:
+    """What was registered first is judged as it was; an edit is an amendment at once."""
+    first, now = stored["registration"], json.loads(json.dumps(record["registration"]))
+    amendments = list(record["amendments"] or [])
+    if (amendments[-1]["registration"] if amendments else first) != now:
+        amendments.append({"at": "", "registration": now, "results_seen": seen})
+    for section in ("hypotheses", "criteria", "checks"):  # in the order of the file
+        names = [*record["registration"][section], *first[section]]
+        first[section] = {n: first[section][n] for n in names if n in first[section]}
+    record["registration"], record["amendments"] = first, amendments
+    # Arms and conditions that mean something else than when they were registered.
+    record["redefined"] = sorted(redefined(stored.get("definitions", {}), record["definitions"]))
 
 
 def pilots(plan: Plan) -> list[tuple[dict[str, Any], list[dict[str, Any]]]]:
@@ -92,18 +109,11 @@ class Loaded:
         for key in ("amendments", "registered", "registration_hash"):
             record[key] = stored.get(key)
         record["seen_at_registration"] = stored.get("seen_at_registration", 0)
+        record["seen_trials"] = stored.get("seen_trials", [])
         record["ended"] = plan.store.ended(plan.study.instance)
-        first, now = stored.get("registration"), json.loads(json.dumps(record["registration"]))
-        if first and first != now:
-            # What was registered first is judged as it was; an edit is an amendment at once.
-            amendments = list(record["amendments"] or [])
-            if (amendments[-1]["registration"] if amendments else first) != now:
-                seen = sum(i.done for i in plan.items)
-                amendments.append({"at": "", "registration": now, "results_seen": seen})
-            for section in ("hypotheses", "criteria", "checks"):  # in the order of the file
-                names = [*record["registration"][section], *first[section]]
-                first[section] = {n: first[section][n] for n in names if n in first[section]}
-            record["registration"], record["amendments"] = first, amendments
+        seen = results_seen(plan, stored) if stored else 0
+        if seen or record["amendments"]:
+            _amend(record, stored, seen)
         record["baselines"] = {
             cid: found["baselines"]
             for i in plan.items
@@ -144,8 +154,11 @@ class Loaded:
         found = items.get(metric)
         if found is None:
             return None
-        sums, counts = (arrays.unpack(found[k]) for k in ("sum", "count"))
-        return sums, counts, None if groups is None else arrays.unpack(groups)
+        try:
+            sums, counts = (arrays.unpack(found[k]) for k in ("sum", "count"))
+            return sums, counts, None if groups is None else arrays.unpack(groups)
+        except (ValueError, zlib.error):  # damaged: there is no error of items, the value stands
+            return None
 
     @cached_property
     def ends(self) -> dict[str, dict[str, Any]]:

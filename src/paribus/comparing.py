@@ -81,6 +81,7 @@ def difference(plan: Plan, a: str, b: str) -> dict[str, Any]:
         "a": sides[0].trial["name"] if sides[0].trial else names[0],
         "b": sides[1].trial["name"] if sides[1].trial else names[1],
         "pairs": pairs,
+        "seeds": [side.trial["seed"] if side.trial else None for side in sides],
         "factors": {f["name"]: [study["variants"][i]["levels"][f["name"]] for i in pair]
                     for f in unlike},
         "settings": [
@@ -201,6 +202,9 @@ def _lines(found: Mapping[str, Any]) -> Iterator[str]:
     yield f"b  {found['b']}"
     if found["pairs"] > 1:
         yield f"   the first of {found['pairs']} pairs that agree in every other factor"
+    one, other = found["seeds"]
+    if one != other and None not in found["seeds"]:
+        yield f"seed, a → b  {one} → {other}"
     yield "settings, a → b"
     rows = [
         (s["path"], f"{settings.show(s['a'])} → {settings.show(s['b'])}",

@@ -23,7 +23,7 @@ from paribus.launch.progress import Progress
 from paribus.store import DiskError, Store, StoreError, ended, init_home, provenance
 from paribus.study import source
 from paribus.study.plan import Item, Plan, work
-from paribus.study.record import registration_hash
+from paribus.study.record import registration_hash, results_seen
 
 # ── which cells ─────────────────────────────────────────────────────────────────────────────
 
@@ -132,9 +132,9 @@ def register(found: source.Source, plan: Plan) -> None:
         )
     init_home(store.home)
     record["file"] = str(found.path)
-    seen = sum(i.done for i in plan.items)
     record["registered"] = old.get("registered") or datetime.now(UTC).isoformat(timespec="seconds")
-    record["results_seen"] = seen
+    record["results_seen"] = results_seen(plan, old)
+    record["seen_trials"] = [i for i, item in plan.unique.items() if item.done]
     record["registration_hash"] = registration_hash(record)
     for trial_id, item in plan.unique.items():
         store.declare(trial_id, item.trial.data)
@@ -167,11 +167,15 @@ def _tell_registration(old: dict[str, Any], new: dict[str, Any]) -> None:
         print(f"registered {mark} (alone it proves nothing: publish it, or commit it, now)")
         if seen:
             print(f"note: {seen} of {len(new['trials'])} results were there before it")
-    count = len(new.get("amendments") or ())
-    if count > len(old.get("amendments") or ()):
-        last = new["amendments"][-1]
+    amended = list(new.get("amendments") or ())
+    if len(amended) > len(old.get("amendments") or ()):
+        last = amended[-1]
+        before = amended[-2] if len(amended) > 1 else {"registration": new["registration"]}
+        what = [k for k, v in last["registration"].items() if before["registration"].get(k) != v]
+        what += list(last.get("definitions") or ())
+        shown = ", ".join(what[:4]) + (" …" if len(what) > 4 else "")
         print(
-            f"amendment {count}, {last.get('hash')}: what is claimed was changed after "
+            f"amendment {len(amended)}, {last.get('hash')}: {shown} changed after "
             f"{last['results_seen']} results were seen; verdicts say so",
             flush=True,
         )

@@ -451,7 +451,13 @@ def do_import(o: Namespace) -> int:
     if store.read_study(instance) is None:
         raise SpecError(f"import: {instance} is not registered in {store.home} yet; run it first")
     arms, dropped = importing.arms(plan.record, path, o.called, o.source)
+    own = {v["name"] for v in plan.record["variants"]}
     for arm in arms:
+        if arm["name"] in own:
+            raise SpecError(
+                f"import: {instance} has a variant {arm['name']!r} of its own; "
+                "give the arm another name with --name"
+            )
         if imports.taken(folder, arm["name"]):
             raise SpecError(
                 f"import: there is an arm {arm['name']!r} already, and imports are never changed; "

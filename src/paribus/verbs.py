@@ -6,6 +6,7 @@ import os
 import re
 import sys
 from argparse import Namespace
+from collections.abc import Iterable
 from pathlib import Path
 
 from paribus import parts
@@ -126,7 +127,7 @@ def _outlook(plan: Plan) -> list[power.Outlook]:
 
     if not plan.study.hypotheses:
         return []
-    return power.outlook(plan.record, api.pilots(plan))
+    return power.outlook(api.Loaded.of(plan).study, api.pilots(plan))
 
 
 def _notes(plan: Plan) -> list[str]:
@@ -266,13 +267,23 @@ def _conclude(plan: Plan, items: list[Item], o: Namespace) -> int:
 # ── after ───────────────────────────────────────────────────────────────────────────────────
 
 
-SUFFIXES = {"csv": "csv", "json": "json", "md": "markdown", "tex": "latex", "parquet": "parquet"}
+SUFFIXES = {"txt": "text", "csv": "csv", "json": "json", "md": "markdown", "tex": "latex",
+            "parquet": "parquet"}  # fmt: skip
+
+
+def _suffix(output: str | None, known: Iterable[str], more: str = "") -> str:
+    """What a file's name ends with, without the dot; "" where nothing tells a format."""
+    suffix = Path(output or "").suffix[1:].lower()
+    if suffix and suffix not in known:
+        names = ", ".join(f".{k}" for k in known)
+        raise SpecError(f"-o {output}: no format is called .{suffix}; known: {names}{more}")
+    return suffix
 
 
 def do_results(o: Namespace) -> int:
     from paribus import api
 
-    o.format = o.format or SUFFIXES.get(Path(o.output or "").suffix[1:].lower(), "text")
+    o.format = o.format or SUFFIXES.get(_suffix(o.output, SUFFIXES, " (or --format)"), "text")
     if o.wide and (o.format != "csv" or o.metric or o.differences):
         raise SpecError("--wide goes with --format csv, without --metric and --differences")
     if o.format == "parquet" and not o.output:
@@ -312,6 +323,7 @@ def do_verdicts(o: Namespace) -> int:
 def do_report(o: Namespace) -> int:
     from paribus import api
 
+    _suffix(o.output, ("html", "md"))
     _, plan = planned(o)
     loaded = api.Loaded.of(plan)
     path = loaded.write_report(o.output, lang=o.lang, always=True, everything=not o.output,

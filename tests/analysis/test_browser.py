@@ -145,9 +145,19 @@ def test_what_report_and_results_write(ran: Path, tmp_path: Path, capsys: Any) -
         (["--metric", "acuracy"], "did you mean 'accuracy'"),
         (["--format", "parquet"], "needs a file"),
         (["--wide", "--format", "json"], "--wide goes with"),
+        (["-o", str(tmp_path / "r.xyz")], "known: .txt, .csv, .json, .md, .tex, .parquet"),
     ):
         assert main(["results", study, *home, *wrong]) == 2
         assert message in capsys.readouterr().err
+    assert main(["report", study, *home, "-o", str(tmp_path / "r.docx")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "r.docx" in line
+    assert "known: .html, .md" in line
+    assert not list(tmp_path.glob("r.*"))
+    assert main(["results", study, *home, "-o", str(tmp_path / "r.xyz"), "--format", "csv"]) == 0
+    assert main(["results", study, *home, "-o", str(tmp_path / "r.txt")]) == 0
+    assert main(["results", study, *home, "-o", str(tmp_path / "plain")]) == 0
+    assert (tmp_path / "r.txt").read_bytes() == (tmp_path / "plain").read_bytes()
 
 
 SCREENS = [("finished", "zh"), ("half", "en"), ("empty", "zh")]

@@ -163,3 +163,15 @@ def test_verdicts_rows_and_tables_of_ones_own_do_not_change(shared: Stub) -> Non
     assert after.results() == before.results()
     assert [a["name"] for a in after.imports()] == ["r"]
     assert after._mark != mark  # so that the report is made anew
+
+
+def test_a_variant_of_the_study_keeps_its_name(
+    shared: Stub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = Plan(source.load("shared.py").study, shared.store).record["variants"][0]["name"]
+    assert brought(LONG, "--name", own) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert repr(own) in line
+    assert "another name with --name" in line
+    assert not arms(shared)
+    assert brought(LONG, "--name", f"{own}-elsewhere") == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -59,9 +60,10 @@ def test_without_a_pilot_it_is_told_in_standard_deviations() -> None:
     for pilots in ([], [pilot(seeds=1)], [(study([LENGTH], []), [])]):
         first, second = outlook(planned, pilots)
         assert first.sd is second.sd is None
-        (text,) = lines([first, second], 3, 0.0)
-        assert text.startswith("H1, H2: 3 seeds see 3.3 ")
-        assert "standard deviations" in text
+        one, both = lines([first, second], 3, 0.0)
+        assert one.startswith("H1: 3 seeds see 3.3 standard deviations")
+        assert both.startswith("H2: 3 seeds see 3.9 ")  # two rivals, and both must be seen
+        assert lines([first, replace(first, claim="H3")], 3, 0.0)[0].startswith("H1, H3: 3 seeds")
 
 
 def test_a_pilot_that_lacks_what_a_claim_reads_is_passed_over() -> None:
@@ -77,3 +79,29 @@ def test_one_seed_sees_nothing() -> None:
     (text,) = lines(outlook(study(claims=CLAIMS, seeds=1), []), 3, 0.0)
     assert "every hypothesis will be descriptive" in text
     assert lines([], 3, 0.0) == []
+
+
+def test_looks_and_exact_tests_see_less() -> None:
+    claims = {"H": CLAIMS["H1"]}
+    planned = study(claims=claims, seeds=10)
+    (plain,) = outlook(planned, [pilot(claims=claims)])
+    planned["registration"] |= {"looks": [3, 5, 10]}
+    (looked,) = outlook(planned, [pilot(claims=claims)])
+    assert looked.n == 10
+    assert plain.effect < looked.effect < 1.2 * plain.effect
+    few = study(claims=claims, seeds=4)
+    few["registration"] |= {"test": "signflip"}
+    found = outlook(few, [])
+    assert found[0].effect == math.inf
+    assert lines(found, 3, 0.0) == ["H: 4 seeds can show nothing by signflip"]
+    few["registration"] |= {"alpha": 0.0625}  # reached, and not passed
+    assert outlook(few, [])[0].effect == math.inf
+
+
+def test_seeds_that_are_added_are_counted_alone() -> None:
+    claims = {"H": CLAIMS["H1"]}
+    planned = study(claims=claims, seeds=6)
+    planned["registration"] |= {"seeds": [1, 2, 3, 4]}
+    more = {**planned["registration"], "seeds": [1, 2, 3, 4, 5, 6]}
+    planned["amendments"] = [{"at": "x", "results_seen": 12, "registration": more}]
+    assert outlook(planned, [pilot(claims=claims)])[0].n == 2

@@ -183,8 +183,27 @@ def test_seeds_that_are_not_paired_and_trials_that_came_to_nothing() -> None:
     assert unpaired.facts["values"]["rope"] == [1, 3, 4, 5]
     (lost,) = of(seen, "lost")
     assert (lost.facts["values"], lost.who) == ({"diverged": ["rope-s2"]}, ("rope",))
-    seen = made(lost={"rope-s2": "running"})
-    assert of(seen, "lost") == []  # it may still come
+
+
+@pytest.mark.parametrize("state", ["planned", "running", "interrupted", "blocked"])
+def test_trials_that_may_still_come_do_not_unpair_the_seeds(state: str) -> None:
+    seen = made(lost={"rope-s2": state, "none-s5": state, "learned-s1": state})
+    assert of(seen, "lost") == of(seen, "unpaired") == []
+    (found,) = of(made(lost={"rope-s2": state, "none-s5": "failed"}), "unpaired")
+    assert found.facts["values"]["rope"] == [1, 2, 3, 4, 5]
+    assert found.facts["values"]["none"] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("state", ["failed", "diverged", "out of memory", "refused", "removed"])
+def test_trials_that_ended_for_good_do(state: str) -> None:
+    seen = made(lost={"rope-s2": state})
+    assert len(of(seen, "lost")) == len(of(seen, "unpaired")) == 1
+
+
+def test_so_do_trials_that_were_never_declared() -> None:
+    asked, out, ends = made()
+    asked["trials"] = [t for t in asked["trials"] if t["name"] != "rope-s2"]
+    seen = asked, [r for r in out if r["trial"] != "rope-s2"], ends
     assert len(of(seen, "unpaired")) == 1
 
 

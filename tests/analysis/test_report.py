@@ -10,7 +10,7 @@ from html.parser import HTMLParser
 import pytest
 
 from paribus.analysis.report import Told, render, render_markdown
-from paribus.analysis.report.strings import STRINGS
+from paribus.analysis.strings import STRINGS
 from paribus.study.hypotheses import at_least, best, better, criterion, metric, no_worse
 
 from .synthetic import LENGTH, POSITION, rows, study

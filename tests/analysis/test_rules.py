@@ -221,10 +221,55 @@ def test_a_check_that_was_loosened_or_dropped_makes_the_verdict_post_hoc() -> No
     assert not amended("checks", loose, loose)[-1].post_hoc
 
 
-def test_what_is_registered_after_every_result_is_post_hoc() -> None:
+def test_what_is_registered_when_its_answer_could_be_seen_is_post_hoc() -> None:
     record = record_of({"H": BETTER}, seeds=5)
     data = rows(record, gap(0.5))
-    record["seen_at_registration"] = len(record["trials"])
-    assert judged(record, data).post_hoc
-    record["seen_at_registration"] = len(record["trials"]) - 1
-    assert not judged(record, data).post_hoc
+    for seen, late in (
+        (["rope", "none", "learned"], True),
+        (["rope", "none"], True),
+        (["rope", "learned"], False),  # of the contrast one side alone
+        ([], False),
+    ):
+        record["seen_trials"] = [
+            t["id"] for t in record["trials"]
+            if t["seed"] == 2 and record["variants"][t["variant"]]["name"] in seen
+        ]  # fmt: skip
+        v = judged(record, data)
+        assert v.post_hoc == late
+        assert ("were there already" in line(v)) == late
+
+
+def test_an_arm_that_was_redefined_after_results_makes_every_claim_post_hoc() -> None:
+    record = record_of(
+        {"H": BETTER},
+        seeds=5,
+    )
+    record["redefined"] = ["position=rope"]
+    v = judged(record, rows(record, gap(0.5)))
+    assert v.post_hoc
+    assert "was changed after results were seen" in line(v)
+
+
+def test_each_further_batch_of_seeds_has_half_the_alpha_and_none_is_forgotten() -> None:
+    record = record_of({"H": BETTER}, seeds=9)
+    record["registration"] |= {"seeds": [1, 2, 3]}
+    record["amendments"] = [
+        {"at": "x", "results_seen": 9, "registration": {**record["registration"], "seeds": s}}
+        for s in ([1, 2, 3, 4, 5, 6], list(range(1, 10)))
+    ]
+    v = judged(record, rows(record, gap(0.5)))
+    assert v.before is not None
+    assert v.before.before is not None
+    assert [v.alpha, v.before.alpha, v.before.before.alpha] == [0.025, 0.05, 0.05]
+    assert (v.added_seeds, v.before.added_seeds, v.before.before.added_seeds) == (3, 3, 0)
+    assert "those before them" in line(v)
+    assert "registered seeds" in line(v)
+
+
+def test_seeds_that_are_still_to_come_are_waited_for() -> None:
+    record = record_of({"H": BETTER}, on_missing="drop_seed_block")
+    v = judged(record, rows(record, gap(0.5), lost={"rope-s3": "planned"}))
+    assert v.verdict == "missing"
+    v = judged(record, rows(record, gap(0.5), lost={"rope-s3": "failed", "none-s4": "refused"}))
+    assert (v.verdict, v.dropped) == ("supported", 2)
+    assert "2 seeds left out" in line(v)

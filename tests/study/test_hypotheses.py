@@ -157,6 +157,12 @@ BAD = {
     "opposite directions": better(
         ratio[0], than=ratio[1.0], on=(loss - acc).mean(seen, heads, branch)
     ),
+    "only one of the arms has the cell": better(
+        ratio[0] & branch["1-3"], than=ratio[1.0], on=loss.mean(seen, heads, branch)
+    ),
+    "no data can show that two arms differ by nothing": same(
+        ratio[0], ratio[1.0], on=loss.mean(seen, heads, branch), within="0 nats"
+    ),
     "no other arm": best(ratio[0, 0.5, 1.0], on=loss.mean(seen, heads, branch, ratio)),
     "claims nothing": loss,
 }  # fmt: skip
@@ -175,6 +181,19 @@ def test_every_refusal_has_its_line():
     with pytest.raises(SpecError) as error:
         verify({str(i): claim for i, claim in enumerate(BAD.values())}, A)
     assert len(str(error.value).splitlines()) == len(BAD)
+
+
+def test_a_tuned_factor_is_not_named():
+    factors = [f | {"tuned": "valid/loss"} if f["name"] == "num_heads" else f for f in A["factors"]]
+    claim = best(ratio[0], on=loss.mean(seen, branch), where=heads[4])
+    with pytest.raises(SpecError, match="num_heads is tuned: its level is chosen by 'valid/loss'"):
+        verify({"H": claim}, {**A, "factors": factors})
+
+
+def test_nothing_is_claimed_by_no_number():
+    for bad in (float("nan"), float("inf")):
+        with pytest.raises(SpecError, match="better: nan and infinity are no numbers"):
+            better(ratio[0], than=ratio[1.0], on=loss, by=bad)
 
 
 SECTIONS = {

@@ -51,7 +51,7 @@ class Results:
     """
 
     def __init__(self, study: Node, records: Iterable[Row], items: Items | None = None) -> None:
-        self.study, self.items = study, items
+        self.study, self.items, self.rows = study, items, list(records)
         self.seeds: frozenset[int] | None = None  # those whose results choose tuned factors
         self.conditions = names(study, "condition")
         self.best: dict[tuple[Any, ...], Row] = {}
@@ -59,7 +59,7 @@ class Results:
         self.seen: dict[str, set[str]] = {}  # metric -> evaluations that gave it
         self._cells: dict[tuple[str, int], list[Cell]] = {}
         self.origin: dict[int, tuple[Node, Node]] = {}  # id of a cell -> its trial and condition
-        for row in records:
+        for row in self.rows:
             place = self.place(row["evaluation"], row)
             if row.get("value") is not None:
                 self.seen.setdefault(row["metric"], set()).add(row["evaluation"])

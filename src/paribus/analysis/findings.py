@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from paribus.analysis.settings import show
-from paribus.study.finding import Finding
+from paribus.study.finding import Finding, joined
 
 SHOWN = 6  # values or names in a sentence; more are counted
 
@@ -38,6 +38,14 @@ SAID: dict[str, tuple[str, str]] = {
     "claim_aliased": (
         "{claim}: {factor} is aliased with {other}, so the claim cannot tell them apart",
         "{claim}：{factor} 与 {other} 混叠，该命题无法区分二者",
+    ),
+    "two_factors": (
+        "{claim} compares {joined} at once: the effect cannot be told apart between them",
+        "{claim} 同时比较了 {joined}：无法区分效应来自哪一个",
+    ),
+    "compound": (
+        "{factor} changes {joined} together: its effect is that of {both}",
+        "因子 {factor} 同时改变 {joined}：其效应是它们共同的效应",
     ),
     "cost": (
         "the levels of {factor} differ in {costs}{because}",
@@ -81,10 +89,17 @@ SAID: dict[str, tuple[str, str]] = {
         "one seed: every hypothesis will be descriptive",
         "只有一个种子：所有假设都只能是描述性的",
     ),
+    "too_few_seeds_at_the_last_look": (
+        "{who}: at the last look, of {n} seeds, the smallest p of {test} is {least}, and the "
+        "{alpha} left for it over {m} hypotheses asks for less than {level}: what no earlier look "
+        "supports cannot be supported any more",
+        "{who}：最后一次查看（{n} 个种子）时 {test} 的最小 p 为 {least}，而余下的 {alpha} 分给 {m} "
+        "个假设后要求小于 {level}：此前未得到支持的假设不可能再得到支持",
+    ),
     "too_few_seeds": (
         "{who}: with {n} seeds the smallest p of {test} is {least}, and {alpha} over {m} "
-        "hypotheses asks for {level}: nothing can be supported; {need} seeds can",
-        "{who}：{n} 个种子下 {test} 的最小 p 为 {least}，而 {alpha} 分给 {m} 个假设后要求 "
+        "hypotheses asks for less than {level}: nothing can be supported; {need} seeds can",
+        "{who}：{n} 个种子下 {test} 的最小 p 为 {least}，而 {alpha} 分给 {m} 个假设后要求小于 "
         "{level}：不可能得到支持；需要 {need} 个种子",
     ),
     "no_measurable": (
@@ -261,12 +276,14 @@ def _words(finding: Finding, lang: str) -> dict[str, Any]:
         out["trials"] = out["planned"] = ""
         if finding.rule in ("tokens_realised", "steps_realised", "data_realised"):
             out |= _trials(facts["values"], en)
+    if finding.rule == "compound":
+        out["both"] = "both" if len(facts["joined"]) == 2 else "all of them"
     if facts.get("budget"):
         said = f" (the budget is equal {facts['budget']})", f"（预算按 {facts['budget']} 相等）"
         out["because"] = said[0 if en else 1]
     if facts.get("root") and "number" in facts:
         out["because"] = (f", since {facts['root']}", f"，因为 {facts['root']}")[0 if en else 1]
-    if finding.rule == "too_few_seeds":
+    if finding.rule.startswith("too_few_seeds"):
         out["level"] = f"{facts['alpha'] / facts['m']:.2g}"
         out["least"] = f"{facts['least']:.2g}"
     return out
@@ -358,7 +375,12 @@ def _more(facts: Mapping[str, Any], en: bool) -> str:
     return "" if not n else f", and {n} more places" if en else f"，另有 {n} 处"
 
 
+def _joined(facts: Mapping[str, Any], en: bool) -> str:
+    return joined(facts["joined"]) if en else "、".join(facts["joined"])
+
+
 SPECIAL: dict[str, Callable[[Mapping[str, Any], bool], str]] = {
+    "joined": _joined,
     "pairs": _pairs,
     "groups": _groups,
     "costs": _costs,

@@ -8,13 +8,14 @@ is excluded.  *Inconclusive* otherwise.  One seed is *descriptive*.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from paribus.analysis.cells import Results, perplexity, reading
 from paribus.analysis.exact import flips_below, ranks_below
 from paribus.analysis.stats import Sample, holm, partial_conjunction, seeds_needed, smallest_effect
+from paribus.analysis.verdict import Verdict as Verdict
 from paribus.errors import SpecError
 from paribus.study.measures import (
     Cell,
@@ -30,6 +31,8 @@ from paribus.study.measures import (
 
 MOST_CELLS = 2000  # beyond this many the items of an effect are not read
 WORST = ("diverged", "not a number")  # states of a cell that on_missing="worst" ranks last
+FINAL = (*WORST, "failed", "out of memory", "refused", "lost")
+"""States that on_missing="drop_seed_block" leaves out: what is still to come is waited for."""
 
 
 @dataclass(frozen=True)
@@ -38,100 +41,13 @@ class Rules:
 
     alpha: float = 0.05
     test: str = "paired_t"
-    on_missing: str = "missing"
+    on_missing: str = "missing"  # or "any": whatever seeds have their number
 
     @classmethod
     def of(cls, registration: Node) -> Rules:
         return cls(
             **{k: registration[k] for k in ("alpha", "test", "on_missing") if k in registration}
         )
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What is known of one claim.
-
-    ``verdict``: supported, refuted, inconclusive, descriptive, missing or not testable; of
-    criteria and checks: met, not met or missing.  ``effect`` is the mean of A − B in the metric's
-    own unit and direction, ``low … high`` its interval at ``level``.  Of a joint claim they are
-    those of the part that decides it (``about``).
-    """
-
-    name: str
-    kind: str  # "hypothesis", "check" or "criterion"
-    verdict: str
-    claim: Node
-    why: str = ""  # key of the reason in the strings, filled with ``facts``
-    facts: Mapping[str, Any] = field(default_factory=dict)
-    effect: float | None = None
-    low: float | None = None
-    high: float | None = None
-    level: float = 0.9
-    unit: str = ""
-    nats: bool = False  # the effect is a ratio of perplexities
-    relative: bool = False  # the effect is the logarithm of a ratio
-    better: str = "lower"
-    about: Node | None = None
-    tries: int = 1  # choices of tuned factors, by which p is multiplied
-    test: str = "paired_t"
-    p: float | None = None
-    p_adjusted: float | None = None
-    p_flips: float | None = None
-    n: int = 0
-    agree: int | None = None
-    dz: float | None = None
-    per_seed: Mapping[str, float] = field(default_factory=dict)
-    items_se: float | None = None  # standard error of the effect over evaluation items
-    trend: Mapping[str, Any] | None = None  # of a slope: Page's test, and a power law's fit
-    smallest_effect: float | None = None
-    seeds_needed: int | None = None
-    missing: tuple[str, ...] = ()
-    registered_seeds: int = 0  # how many were registered; 0: those of the verdict
-    added_seeds: int = 0  # how many were added after results were seen; the verdict is theirs
-    before: Verdict | None = None  # then: the verdict of the registered seeds
-    look: int = 0  # which planned look it is from, from 1 on; 0: none is planned
-    looks: tuple[int, ...] = ()  # seeds at each planned look
-    post_hoc: bool = False
-    registered: str | None = None  # when, if it was an amendment
-    late: str = ""  # why else it is post hoc, a key of the strings
-    threshold: str = ""  # of a criterion
-    alpha: float = 0.05
-    parts: tuple[Verdict, ...] = ()
-
-    @property
-    def signs(self) -> str:
-        """How many seeds agree with the claim: "5/5"."""
-        return "" if self.agree is None else f"{self.agree}/{self.n}"
-
-    @property
-    def ppl_percent(self) -> tuple[float, float, float] | None:
-        """Effect and interval as per cent: of perplexity, or of the second arm's value."""
-        if not (self.nats or self.relative):
-            return None
-        if self.effect is None or self.low is None or self.high is None:
-            return None
-        e, low, high = (100 * math.expm1(min(x, 50)) for x in (self.effect, self.low, self.high))
-        return e, low, high
-
-    def data(self) -> dict[str, Any]:
-        from paribus.analysis.words import line, reason
-
-        out = asdict(replace(self, parts=(), before=None))
-        out |= {"signs": self.signs, "ppl_percent": self.ppl_percent}
-        out |= {"reason": reason(self), "line": line(self)}
-        out["parts"] = [part.data() for part in self.parts]
-        out["before"] = self.before.data() if self.before else None
-        finite: dict[str, Any] = _finite(out)
-        return finite
-
-
-def _finite(x: Any) -> Any:
-    """JSON knows no infinity."""
-    if isinstance(x, float):
-        return x if math.isfinite(x) else None
-    if isinstance(x, Mapping):
-        return {k: _finite(v) for k, v in x.items()}
-    return [_finite(v) for v in x] if isinstance(x, list | tuple) else x
 
 
 @dataclass(frozen=True)
@@ -143,7 +59,8 @@ class Judged:
     verdict: Verdict  # everything but the verdict itself
     distance: float = math.inf  # of the estimate from the boundary; positive: on the wrong side
     sd: float = 0.0
-    tries: int = 1
+    tries: int = 1  # by which p is multiplied
+    joint: int = 1  # comparisons that must be shown together
     parts: tuple[Judged, ...] = ()
     state: str | None = None  # "missing", "descriptive" or "stated", whatever the p-values
 
@@ -177,6 +94,11 @@ def judge(
         return Judged(1.0, 1.0, why, state="missing")
 
 
+def simple(j: Judged) -> list[Judged]:
+    """The comparisons that a claim is made of."""
+    return [s for p in j.parts for s in simple(p)] if j.parts else [j]
+
+
 def _join(u: int, parts: Sequence[Judged], blank: Verdict) -> Judged:
     """At least u of the parts.  All but the u − 1 best must fail for a refutation."""
     m = len(parts)
@@ -194,9 +116,16 @@ def _join(u: int, parts: Sequence[Judged], blank: Verdict) -> Judged:
         about=deciding.verdict.about or deciding.verdict.claim,
         missing=tuple(dict.fromkeys(lost)),
     )
-    tries = deciding.tries
     return Judged(
-        support, refute, shown, deciding.distance, deciding.sd, tries, tuple(parts), state
+        support,
+        refute,
+        shown,
+        deciding.distance,
+        deciding.sd,
+        tries=deciding.tries * (m - u + 1),
+        joint=deciding.joint * u,
+        parts=tuple(parts),
+        state=state,
     )
 
 
@@ -209,6 +138,7 @@ def _contrast(
     study = results.study
     values: dict[int, float] = {}
     lost: list[str] = []
+    waiting = False
     arms = [node["arm"]] + ([node["than"]] if "than" in node else [])
     ratio = "than" in node and relative(size(node)) is not None
     unit, better = reading(node["on"], study)
@@ -225,10 +155,13 @@ def _contrast(
             values[seed] = turn * (math.inf if gone[0] else -math.inf)
         else:
             lost += [str(c) for g in gone for c in g]
+            waiting |= any(c.status not in FINAL for g in gone for c in g)
+    waiting &= rules.on_missing != "any"
     finite = {seed: v for seed, v in values.items() if math.isfinite(v)}
     sample = Sample(tuple(finite.values()))
     state = None
-    if (lost and (rules.on_missing != "drop_seed_block" or not values)) or not values:
+    dropped = rules.on_missing in ("drop_seed_block", "any") and not waiting
+    if (lost and not dropped) or not values:
         state = "missing"
     elif len(values) < 2 or (sample.n == len(values) and sample.sd == 0):
         state = "descriptive"  # nothing varies: there is nothing to test
@@ -256,6 +189,7 @@ def _contrast(
         agree=tested.agree,
         dz=sample.mean / sample.sd if sample.sd else None,
         per_seed={str(s): v for s, v in finite.items()},
+        dropped=len(seeds) - len(values) if dropped else 0,
     )
     if shown:  # what decides nothing
         seen = replace(seen, items_se=_items_error(results, node, arms, list(finite), ratio))
@@ -331,7 +265,7 @@ def _tests(
         return _Tested(max(p_high, p_low), refute, far, inside, worst)
     theta = [turn * v for v in values]
     edge = up if "within" in node else -down
-    agree = sum(v < max(edge, 0.0) for v in theta)
+    agree = sum(v < edge for v in theta)
     low = below(theta, edge)
     high = below([-v for v in theta], -edge)
     flips = flips_below([turn * v for v in d.values], edge)
@@ -434,14 +368,29 @@ def _trend(
     means = [math.fsum(column) / len(table) for column in zip(*table, strict=True)]
     order = sorted(range(len(xs)), key=lambda i: xs[i])
     ranked = [[row[i] for i in order] for row in table]
+    # The direction is the claim's; where it has none it is that of the data, and p is doubled.
     falls = means[order[-1]] < means[order[0]]
+    sides = 2
+    if node["claim"] in ("increasing", "decreasing"):
+        falls, sides = node["claim"] == "decreasing", 1
     fit, why_not = power_law([xs[i] for i in order], [means[i] for i in order])
     return {
-        "page_p": page_trend(ranked, falling=falls).p,
+        "page_p": min(1.0, sides * page_trend(ranked, falling=falls).p),
         "falls": falls,
         "power_law": None if fit is None else {**asdict(fit), "error": fit.error},
         "no_power_law": why_not,
     }
+
+
+def planning(j: Judged, n: int, alpha: float) -> dict[str, Any]:
+    """The smallest distance from the boundary that is seen with 80 % power, and the seeds that see
+    the distance that was seen.  Of a joint claim each comparison must be shown, taken as
+    independent; exact tests of few seeds reach no level below 2^−n."""
+    level, wanted = alpha / j.tries, 0.8 ** (1 / j.joint)
+    needed = seeds_needed(abs(j.distance), j.sd, level, wanted)
+    if needed is not None and j.verdict.test != "paired_t":
+        needed = max(needed, math.floor(math.log2(1 / level)) + 1)
+    return {"smallest_effect": smallest_effect(j.sd, n, level, wanted), "seeds_needed": needed}
 
 
 # ── the family ──────────────────────────────────────────────────────────────────────────────
@@ -475,11 +424,7 @@ def decide(family: Sequence[Judged], alpha: float, count: int) -> list[Verdict]:
             verdict = "inconclusive"
             why = "family" if min(j.support, j.refute) < alpha else "inconclusive"
             facts |= {"raw": min(j.support, j.refute)}
-            v = replace(
-                v,
-                smallest_effect=smallest_effect(j.sd, v.n, alpha / count / j.tries),
-                seeds_needed=seeds_needed(abs(j.distance), j.sd, alpha / count / j.tries),
-            )
+            v = replace(v, **planning(j, v.n, alpha / count))
         parts = tuple(v for p in j.parts for v in decide([p], alpha, 1))
         out.append(replace(v, verdict=verdict, why=why, facts=facts, parts=parts))
     return out

@@ -41,7 +41,7 @@ COLUMNS = {
 EXPLAINED = {"dtype": "precision", "micro_batch": "rows"}
 """Columns that follow from a setting which a factor may be about."""
 
-LOST = ("diverged", "failed", "out of memory", "refused", "lost")
+LOST = ("diverged", "failed", "out of memory", "refused", "removed", "lost")
 CPU = 1e-5  # relative difference that another kernel may make on the CPU
 
 
@@ -243,10 +243,14 @@ def _evaluation_set(seen: _Seen) -> Iterator[Finding]:
 
 
 def _pairs(seen: _Seen) -> Iterator[Finding]:
-    """Arms with results of different seeds, and trials that came to nothing."""
+    """Arms of different seeds, with results or still to come, and trials that came to nothing."""
+    gone = {r["trial"] for r in seen.all if r["status"] in LOST} - seen.trials.keys()
+    there = {r["variant"] for r in seen.trials.values()}
     seeds: dict[str, set[int]] = {}
-    for r in seen.trials.values():
-        seeds.setdefault(r["variant"], set()).add(r["seed"])
+    for t in seen.study["trials"]:
+        variant = seen.grid.variants[t["variant"]]["name"]
+        if variant in there and t["name"] not in gone:
+            seeds.setdefault(variant, set()).add(t["seed"])
     if len({frozenset(s) for s in seeds.values()}) > 1:
         values = {v: sorted(s) for v, s in seeds.items()}
         about = "the seeds of the arms are not paired"

@@ -13,9 +13,9 @@ from typing import Any
 from paribus.analysis.cells import Items, Results, Row
 from paribus.analysis.criteria import checked, criterion
 from paribus.analysis.judging import Judged as Judged
-from paribus.analysis.judging import Rules, decide, judge
-from paribus.analysis.judging import Verdict as Verdict
+from paribus.analysis.judging import Rules, decide, judge, simple
 from paribus.analysis.stats import increments
+from paribus.analysis.verdict import Verdict as Verdict
 from paribus.study.measures import Node
 
 Claims = Sequence[tuple[str, Node]]
@@ -35,30 +35,32 @@ def verdicts(
     amended = [a["registration"] | {"at": a.get("at")} for a in study.get("amendments") or ()]
     current = amended[-1] if amended else original
     rules = Rules.of(original)
-    seeds, added = _seeds(study)
+    blocks = seed_blocks(study)
+    seeds = blocks[-1]
     thresholds = partial(_thresholds, results, original, amended, rules.alpha)
     checks = thresholds("checks", current)
     testable = partial(_testable, checks=checks, first=thresholds("checks", original))
 
     own = list(original.get("hypotheses", {}).items())
-    out = _family(results, own, rules, seeds, () if added else _looks(original), extras)
-    registered = original.get("seeds") or study["seeds"]
-    if added and set(registered) <= set(study["seeds"]):
-        first = _family(results, own, rules, registered, _looks(original), extras)
-        first = [testable(v) for v in first]
-        out = [replace(v, before=b) for v, b in zip(out, first, strict=True)]
+    out: list[Verdict] = []
+    for k, block in enumerate(blocks):
+        # The first block that is added has the study's alpha, the next half of it, a quarter …
+        share = replace(rules, alpha=rules.alpha / 2 ** max(0, k - 1))
+        now = _family(results, own, share, block, () if k else _looks(original), extras)
+        if k:
+            now = [replace(v, added_seeds=len(block)) for v in now]
+            now = [replace(v, before=testable(b)) for v, b in zip(now, out, strict=True)]
+        out = now
     later = _later(own, amended)
     for name, node, amendment in later:
         j = judge(results.over(seeds), node, seeds, name, Rules.of(amendment), extras)
         post = replace(j.verdict, post_hoc=True, registered=amendment.get("at"))
+        post = replace(post, added_seeds=len(seeds) if len(blocks) > 1 else 0)
         both = [*own, *((n, c) for n, c, _ in later)]
         out += decide([replace(j, verdict=post)], rules.alpha, _count(both))
-    if study.get("seen_at_registration", 0) >= len(study["trials"]) > 0:
-        # Every result was there before anything was claimed.
-        out = [replace(v, post_hoc=True, late="" if v.registered else "late_all") for v in out]
-    if added:
-        out = [replace(v, added_seeds=len(seeds)) for v in out]
-    elif len(seeds) < len(registered) and not original.get("looks"):
+    out = _late(results, out, original.get("seeds") or study["seeds"])
+    registered = original.get("seeds") or study["seeds"]
+    if len(blocks) == 1 and len(seeds) < len(registered) and not original.get("looks"):
         out = [replace(v, registered_seeds=len(registered)) for v in out]
     return [*checks, *(testable(v) for v in out), *thresholds("criteria", current)]
 
@@ -83,10 +85,10 @@ def _later(own: Claims, amended: Sequence[Node]) -> list[tuple[str, Node, Node]]
 # ── seeds and looks ─────────────────────────────────────────────────────────────────────────
 
 
-def _seeds(study: Node) -> tuple[list[int], bool]:
-    """(the seeds that verdicts rest on, whether they were added after results were seen).  Such
-    seeds are judged alone: pooling them with the first ones would look twice at the same data.
-    Of either only those that the study still has."""
+def seed_blocks(study: Node) -> list[list[int]]:
+    """The seeds in the blocks that are judged apart: those that were registered, then those that
+    were added each time after results were seen.  Pooling them would look twice at the same data.
+    Of each only those that the study still has; the last block's verdict is the study's."""
     blocks = [list(study["registration"].get("seeds") or study["seeds"])]
     for amendment in study.get("amendments") or ():
         known = {s for block in blocks for s in block}
@@ -95,10 +97,26 @@ def _seeds(study: Node) -> tuple[list[int], bool]:
             blocks.append(new)
         else:
             blocks[-1] += new
-    for k in range(len(blocks) - 1, -1, -1):
-        if there := [s for s in blocks[k] if s in study["seeds"]]:
-            return there, k > 0
-    return list(study["seeds"]), False
+    there = [[s for s in block if s in study["seeds"]] for block in blocks]
+    return [block for block in there if block] or [list(study["seeds"])]
+
+
+def _late(results: Results, found: list[Verdict], seeds: Sequence[int]) -> list[Verdict]:
+    """With the mark of a claim that came when its answer could be seen: an arm was redefined after
+    results, or some seed's number could be made from what was there when it was registered."""
+    study = results.study
+    if study.get("redefined"):
+        return [replace(v, post_hoc=True, late=v.late or "late_grid") for v in found]
+    if not (ids := set(study.get("seen_trials") or ())):
+        return found
+    names = {t["name"] for t in study["trials"] if t["id"] in ids}
+    then = Results(study, [row for row in results.rows if row["trial"] in names])
+    out = []
+    for v in found:
+        j = judge(then.over(seeds), v.claim, seeds, v.name, Rules(on_missing="any"), False)
+        seen = not v.registered and any(p.verdict.n for p in simple(j))
+        out.append(replace(v, post_hoc=True, late="late_seen") if seen else v)
+    return out
 
 
 def _looks(registration: Node) -> tuple[int, ...]:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from paribus.analysis.report.strings import STRINGS
+from paribus.analysis.strings import STRINGS
 
 if TYPE_CHECKING:
     from paribus.analysis.verdicts import Verdict
@@ -176,7 +176,11 @@ def seeds(v: Verdict, lang: str = "en") -> str:
         first = say(v.before.verdict, lang)
         if v.before.effect is not None:
             first += f", {number(v.before.effect)} {v.before.unit}".rstrip()
-        return text + say("first_seeds", lang, first=first)
+        key = "earlier_seeds" if v.before.added_seeds else "first_seeds"
+        text += say(key, lang, first=first)
+        return text + (f"; {seeds(v.before, lang)}" if v.before.added_seeds else "")
+    if v.dropped and v.verdict != "missing":
+        return say("dropped", lang, n=v.dropped)
     if v.registered_seeds and v.n:
         return say("fewer_seeds", lang, n=v.n, all=v.registered_seeds)
     return ""
@@ -192,7 +196,9 @@ def beside(v: Verdict, lang: str = "en") -> list[str]:
     if v.tries > 1 and v.p is not None:
         out.append(say("tries", lang, k=v.tries))
     if v.items_se is not None:
-        out.append(say("items_se", lang, se=f"{number(v.items_se)} {v.unit}".strip()))
+        wide = v.low is not None and v.high is not None and v.items_se > (v.high - v.low) / 2
+        key = "items_wide" if wide and v.n > 1 else "items_se"
+        out.append(say(key, lang, se=f"{number(v.items_se)} {v.unit}".strip()))
     if v.trend is not None:
         falls = say("falls" if v.trend["falls"] else "rises", lang)
         out.append(say("page", lang, p=p_value(v.trend["page_p"]), falls=falls))

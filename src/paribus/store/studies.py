@@ -28,22 +28,18 @@ def check_instance(instance: str) -> str:
 
 def write(folder: Path, study: Mapping[str, Any], plan: Mapping[str, Any]) -> None:
     """Write study.json and plan.json; see Store.write_study."""
-    content = read_back({key: value for key, value in study.items() if key != "results_seen"})
+    momentary = ("results_seen", "seen_trials")
+    content = read_back({key: value for key, value in study.items() if key not in momentary})
     seen = int(study.get("results_seen", 0))
     path = folder / "study.json"
     with disk(folder):
         folder.mkdir(parents=True, exist_ok=True)
     old = read(path)
     if old is None and seen:
-        content["seen_at_registration"] = seen
+        content |= {"seen_at_registration": seen, "seen_trials": list(study.get("seen_trials", ()))}
     if old is not None:
-        if "seen_at_registration" in old:
-            content["seen_at_registration"] = old["seen_at_registration"]
-        new, mark = content.get("registration"), content.get("registration_hash")
-        content["registration"] = _registration(folder, old, new, mark, seen)
-        kept = content["registration"] == old.get("registration") and (seen or amendments(folder))
-        if kept and "registration_hash" in old:  # the grid may have grown: it was not that of then
-            content["registration_hash"] = old["registration_hash"]
+        content |= {k: old[k] for k in ("seen_at_registration", "seen_trials") if k in old}
+        _register(folder, old, content, seen)
     content["amendments"] = amendments(folder)
     volatile = set(content.get("volatile", ()))
     if old is None or any(
@@ -58,31 +54,54 @@ def write(folder: Path, study: Mapping[str, Any], plan: Mapping[str, Any]) -> No
         replace(folder / "plan.json", encode(plan))
 
 
-def _registration(
-    folder: Path, old: Mapping[str, Any], new: Any, mark: str | None, seen: int
-) -> Any:
-    """What study.json shall hold as registration: the original one as soon as results were seen."""
+def _register(folder: Path, old: Mapping[str, Any], content: dict[str, Any], seen: int) -> None:
+    """Put the original registration, hash and definitions into the content as soon as results were
+    seen; what differs from them, and from the amendments so far, is published as an amendment.
+
+    Definitions say what an arm or a condition was.  One that is new extends the grid; one that
+    means something else under its old name is an amendment.
+    """
     amended = amendments(folder)
-    current = amended[-1]["registration"] if amended else old.get("registration")
-    if new == current:
-        return old.get("registration")
     if not seen and not amended:
-        return new
-    amendment = {"at": now(), "registration": new, "results_seen": seen, "hash": mark}
-    place = folder / "amendments"
+        return
+    new, was = content.get("registration"), old.get("definitions", {})
+    known = dict(was)
+    for amendment in amended:
+        known |= amendment.get("definitions", {})
+    changed = redefined(known, content.get("definitions", {}))
+    if new != (amended[-1]["registration"] if amended else old.get("registration")) or changed:
+        mark = content.get("registration_hash")
+        amendment = {"at": now(), "registration": new, "results_seen": seen, "hash": mark}
+        amendment |= {"definitions": changed} if changed else {}
+        _publish(folder / "amendments", amendment)
+    content["registration"] = old.get("registration")
+    if "definitions" in content:
+        content["definitions"] = content["definitions"] | was
+    if "registration_hash" in old:  # the grid may have grown: it was not that of then
+        content["registration_hash"] = old["registration_hash"]
+
+
+def redefined(known: Mapping[str, str], now_: Mapping[str, str]) -> dict[str, str]:
+    """The definitions that are known and mean something else now."""
+    return {name: mark for name, mark in now_.items() if known.get(name, mark) != mark}
+
+
+def _publish(place: Path, amendment: Mapping[str, Any]) -> None:
     with disk(place):
         place.mkdir(exist_ok=True)
     k = max(numbers_of(place), default=0) + 1
     # Another process of the same study may be writing the same amendment: one of it is enough.
-    while not publish(place, f"{k}.json", encode(amendment)):
-        if (read(place / f"{k}.json") or {}).get("registration") == new:
+    same = ("registration", "definitions")
+    while not publish(place, f"{k}.json", encode(dict(amendment))):
+        other = read(place / f"{k}.json") or {}
+        if all(other.get(key) == amendment.get(key) for key in same):
             break
         k += 1
-    return old.get("registration")
 
 
 def amendments(folder: Path) -> list[dict[str, Any]]:
-    """The amendments in order: {at, registration, results_seen, hash} each."""
+    """The amendments in order: {at, registration, results_seen, hash} each, and the definitions
+    that were changed."""
     place = folder / "amendments"
     found = [read(place / f"{k}.json") for k in numbers_of(place)]
     return [amendment for amendment in found if amendment is not None]

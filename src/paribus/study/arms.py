@@ -142,6 +142,40 @@ def beside(factor: Node, moved: Mapping[str, Any]) -> list[str]:
     return [p for p in paths if kind(p) != kind(paths[0])]
 
 
+def together(moved: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The parts of a spec that no levels of a factor tell apart: those in which a level differs
+    from every other one, where it always differs in two or more at once.
+
+    Sizes are one part, and so are fields of one sort, such as q_norm and k_norm.
+
+    Args:
+        moved: path -> values by level, as `Grid.moved` gives them.
+    """
+    tags = list(dict.fromkeys(tag for values in moved.values() for tag in values))
+    out: list[str] = []
+    for tag in tags:
+        unlike = [
+            list(dict.fromkeys(_part(p) for p, v in moved.items() if v.get(tag) != v.get(other)))
+            for other in tags
+            if other != tag
+        ]
+        if unlike and all(len({_sort(part) for part in parts}) > 1 for parts in unlike):
+            out += sorted(unlike, key=len)[0]
+    return list(dict.fromkeys(out))
+
+
+def _part(path: str) -> str:
+    """The part of a spec that a path is in: model.position of model.position.base."""
+    head, *rest = path.rpartition(":")[2].split(".")
+    return ".".join([head, *rest[:1]]) if head == "model" else head
+
+
+def _sort(part: str) -> str:
+    if kind(part) in ("model", "size"):
+        return "size" if kind(part) == "size" else part.rpartition("_")[2].rpartition(".")[2]
+    return "task" if kind(part) == "data" else kind(part)
+
+
 # ── claims ──────────────────────────────────────────────────────────────────────────────────
 
 
@@ -162,6 +196,20 @@ def compared(claim: Node) -> set[str]:
         elif part["claim"] == "best":
             out |= {*arm}
         out |= _along(part.get("on"))
+    return out
+
+
+def at_once(study: Node, claim: Node) -> list[list[str]]:
+    """The factors whose levels a claim changes together, two or more: named in both of its arms
+    with no level in common.  A tuned factor is chosen for each arm, and one that exists only under
+    an arm belongs to it."""
+    own = [f["name"] for f in study["factors"] if not f.get("when") and not f.get("tuned")]
+    out = []
+    for part in primitive(claim):
+        arm, than = part.get("arm") or {}, part.get("than") or {}
+        both = [f for f in own if f in arm and f in than and not {*arm[f]} & {*than[f]}]
+        if len(both) > 1:
+            out.append(both)
     return out
 
 

@@ -35,10 +35,11 @@ def _rules(study: Node) -> Iterator[Finding]:
 
 
 def _accepted(finding: Finding, accept: Mapping[str, str]) -> Finding:
-    reason = accept.get(finding.about) or accept.get(finding.facts.get("root", ""))
+    keys = (finding.about, finding.facts.get("root", ""))
+    reason = next((r for k in keys if (r := str(accept.get(k) or "")).strip()), "")
     if not reason or finding.level == "note":
         return finding
-    return replace(finding, level="note", accepted=str(reason))
+    return replace(finding, level="note", accepted=reason)
 
 
 def _unknown(accept: Mapping[str, str], known: Sequence[str]) -> Iterator[Finding]:

@@ -7,8 +7,18 @@ from collections.abc import Iterator
 from itertools import combinations
 from typing import Any
 
-from paribus.study.arms import BUDGET, Grid, beside, claims, compared, kind, moves
-from paribus.study.finding import Finding
+from paribus.study.arms import (
+    BUDGET,
+    Grid,
+    at_once,
+    beside,
+    claims,
+    compared,
+    kind,
+    moves,
+    together,
+)
+from paribus.study.finding import Finding, joined
 from paribus.study.measures import Node
 
 SAME = 0.01  # share by which numbers of two arms may differ and still be called equal
@@ -22,6 +32,7 @@ def findings(study: Node) -> Iterator[Finding]:
         found = list(_moved(grid, f, moved, asked))
         yield from found
         yield from _follows(grid, f, moved, [x.about for x in found if x.level == "refuse"])
+        yield from _compound(f, moved, asked)
         yield from _evaluation(grid, f, asked)
         yield from _one_rate(grid, f, moved, asked)
         if f.get("when") and not f.get("tuned"):
@@ -30,7 +41,9 @@ def findings(study: Node) -> Iterator[Finding]:
             yield from _grid_of(grid, f)
         if f.get("control"):
             yield Finding("note", "control", f"{f['name']} is a control", {"factor": f["name"]})
-    yield from _aliased(grid, asked)
+    aliased = list(_aliased(grid, asked))
+    yield from aliased
+    yield from _at_once(study, [{x.facts.get("factor"), x.facts.get("other")} for x in aliased])
     yield from _seeds(grid)
 
 
@@ -58,6 +71,25 @@ def _claim(claim: str, factor: str, other: str, root: str) -> Finding:
     facts = {"claim": claim, "factor": factor, "other": other, "root": root}
     about = f"{claim}: {factor} is aliased with {other}"
     return Finding("warn", "claim_aliased", about, facts, (claim,))
+
+
+def _compound(f: Node, moved: dict[str, Any], asked: dict[str, set[str]]) -> Iterator[Finding]:
+    """Levels that change several parts at once, as one treatment."""
+    if f.get("tuned") or beside(f, moved) or not (parts := together(moved)):
+        return
+    about = f"{f['name']} changes {joined(parts)} together"
+    facts = {"factor": f["name"], "joined": parts}
+    yield Finding("note", "compound", about, facts, _who(asked, f["name"]))
+
+
+def _at_once(study: Node, known: list[set[Any]]) -> Iterator[Finding]:
+    """Claims whose arms differ in several factors, unless the factors never vary apart at all."""
+    for name, claim in claims(study).items():
+        for both in at_once(study, claim):
+            if {*both} not in known:
+                about = f"{name} compares {joined(both)} at once"
+                facts = {"claim": name, "joined": both}
+                yield Finding("warn", "two_factors", about, facts, (name,))
 
 
 COUNTS = ("tokens", "steps", "rows")
@@ -133,10 +165,16 @@ def _one_rate(
     grid: Grid, f: Node, moved: dict[str, Any], asked: dict[str, set[str]]
 ) -> Iterator[Finding]:
     """Sizes or optimizers that are compared at one learning rate."""
+
+    def rates(variant: Node) -> list[Any]:
+        phases = (grid.infos.get(variant["name"]) or {}).get("spec") or ()
+        return [(p["spec"].get("optim") or {}).get("lr") for p in phases]
+
     kinds = {kind(p) for p in moved}
     tuned = any(g.get("tuned") for g in grid.factors)
     who = _who(asked, f["name"])
-    if kinds & {"size", "optim"} and who and not tuned and not any("lr" in p for p in moved):
+    apart = any("lr" in p for p in moved) or grid.differing(f["name"], rates)
+    if kinds & {"size", "optim"} and who and not tuned and not apart:
         facts = {"factor": f["name"], "what": "size" if "size" in kinds else "optim"}
         about = f"{f['name']} is compared at one learning rate"
         yield Finding("note", "one_rate", about, facts, who)

@@ -42,7 +42,13 @@ class Tree:
     """Plain data, compared and hashed by its canonical text."""
 
     def __init__(self, node: Mapping[str, Any]) -> None:
-        self.text = json.dumps(node, sort_keys=True, allow_nan=False)
+        try:
+            self.text = json.dumps(node, sort_keys=True, allow_nan=False)
+        except ValueError:
+            said = node.get("claim") or node.get("op")
+            raise SpecError(
+                f"{said}: nan and infinity are no numbers to claim anything by"
+            ) from None
 
     def data(self) -> Node:
         return dict(json.loads(self.text))
@@ -305,6 +311,8 @@ def _check(node: Node, study: Node, evaluation: str | None) -> None:
         raise SpecError(f"{given!r} is relative to a second arm, and {node['claim']} has none")
     if relative(given) is not None and _differs(node["on"]):
         raise SpecError(f"{given!r} of a change, which may be zero; give a number with its unit")
+    if node["claim"] == "same" and max(margin(given, units)) == 0:
+        raise SpecError(f"same(within={given!r}): no data can show that two arms differ by nothing")
     if min(margin(given, units)) < 0:
         raise SpecError(f"by={given!r} must not be negative")
     ranks = node["claim"] in ("best", "better", "no_worse") and node["on"]["op"] != "prefer"
@@ -323,7 +331,8 @@ def _check(node: Node, study: Node, evaluation: str | None) -> None:
         raise SpecError("best: no other arm to compare with; name a factor of several levels")
     for other in others:
         if other is not None:
-            _alike({**node["arm"], **other}, mine, read(node, other, cells, study), study)
+            both = node["arm"].keys() & other.keys()
+            _alike(both, mine, read(node, other, cells, study), study)
 
 
 def _differs(node: Any) -> bool:
@@ -346,9 +355,14 @@ def _scaled(node: Any) -> bool:
 
 def _levels_exist(arm: Node, study: Node) -> None:
     known = {f["name"]: [v["tag"] for v in f["levels"]] for f in study["factors"]}
+    tuned = {f["name"]: f["tuned"] for f in study["factors"] if f.get("tuned")}
     for factor, tags in arm.items():
         if factor not in known:
             raise SpecError(f"no factor {factor!r}; {nearest(factor, known)}")
+        if factor in tuned:
+            raise SpecError(
+                f"{factor} is tuned: its level is chosen by {tuned[factor]!r}; no claim names it"
+            )
         for tag in tags:
             if tag not in known[factor]:
                 raise SpecError(f"{factor} has no level {tag!r}; {nearest(tag, known[factor])}")
@@ -366,11 +380,12 @@ def _spend(node: Any, study: Node) -> set[str]:
     return spent | now
 
 
-def _alike(arms: Node, a: Value, b: Value, study: Node) -> None:
+def _alike(arms: Iterable[str], a: Value, b: Value, study: Node) -> None:
     """Two arms must not share cells, and must be averaged over the same levels of the rest."""
     assert isinstance(a, Missing) and isinstance(b, Missing)
     if a.cells & b.cells:
         raise SpecError("the two arms share cells; they must be disjoint")
+    # A factor that both name is what is compared; one that only one of them fixes is not.
     own = {*arms, *(f["name"] for f in study["factors"] if f["when"]), "evaluation", "slice"}
     left, right = ({tuple(p for p in c if p[0] not in own) for c in v.cells} for v in (a, b))
     for cell in sorted(map(str, left ^ right))[:1]:

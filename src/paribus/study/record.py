@@ -130,6 +130,7 @@ def study_record(plan: Plan) -> dict[str, Any]:
             for v in e.variants
         },
         "registration": registration(s),
+        "definitions": _definitions(e),
     }
 
 
@@ -198,6 +199,31 @@ def registration(s: Study) -> dict[str, Any]:
     chosen = {"test": s.test, "looks": list(s.looks), "on_missing": s.on_missing}
     plain_ones = {"test": "paired_t", "looks": [], "on_missing": "missing"}
     return out | {k: v for k, v in chosen.items() if v != plain_ones[k]}
+
+
+def _definitions(e: Expansion) -> dict[str, str]:
+    """What each arm and each condition is, hashed by name: resolved settings and revisions of
+    parts, without seeds and the contents of data."""
+    out = {}
+    for v in e.variants:
+        levels = " & ".join(f"{f}={t}" for f, t in v.tags.items() if t is not None)
+        out[levels or v.name] = specs.digest_text(specs.joined(v.text))
+    for c in e.conditions:
+        what = c.evaluation.what
+        told = dump(what) if isinstance(what, parts.Part) else what
+        settings = [told, dict(c.patch), c.evaluation.split, c.evaluation.examples]
+        out[f"at {c.key}"] = specs.digest(dump(settings))
+    return out
+
+
+def results_seen(plan: Plan, stored: dict[str, Any]) -> int:
+    """How many of a study's trials have results: of its trials now and of those that it had when it
+    was last registered, whether or not they still belong to it."""
+    mine = {i.trial.id: i.done for i in plan.items}
+    before = {t["id"] for t in stored.get("trials", ())} - mine.keys()
+    told = plan.store.ended(plan.study.instance)
+    gone = {i for i in before if i in told or plan.store.state(i).state == "done"}
+    return sum(mine.values()) + len(gone)
 
 
 def registration_hash(record: dict[str, Any]) -> str:

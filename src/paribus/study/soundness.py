@@ -52,22 +52,34 @@ def _seeds(study: Node, registered: Node, judged: Node) -> Iterator[Finding]:
     test = registered.get("test") or "paired_t"
     if test not in EXACT:
         return
-    alpha, m = Fraction(str(registered.get("alpha", 0.05))), len(judged)
+    alpha = Fraction(str(registered.get("alpha", 0.05)))
     looks = [k for k in registered.get("looks") or () if k <= n] or [n]
     spent = [alpha] if len(looks) == 1 else _spent(float(alpha), looks)
-    short = [
-        name
-        for name, node in judged.items()
-        if all(_least(node, k) > a / m for k, a in zip(looks, spent, strict=True))
-    ]
-    if short:
+    alpha = spent[-1]  # what is left for the last look
+    last = _beyond(judged, n, alpha)
+    earlier = [_beyond(judged, k, a) for k, a in zip(looks[:-1], spent, strict=False)]
+    short = [name for name in last if all(name in names for names in earlier)]
+    for level, names in (("refuse", short), ("warn", [x for x in last if x not in short])):
+        if not names:
+            continue
         need = n
-        while any(_least(judged[name], need) > alpha / m for name in short):
+        while {*_beyond(judged, need, alpha)} & {*names}:
             need += 1
-        facts = {"test": test, "n": n, "alpha": float(alpha), "m": m, "need": need}
-        facts["least"] = float(max(_least(judged[name], n) for name in short))
-        about = f"{test} with {n} seeds cannot reach alpha"
-        yield Finding("refuse", "too_few_seeds", about, facts, tuple(short))
+        facts = {"test": test, "n": n, "alpha": float(alpha), "m": len(last), "need": need}
+        facts["least"] = float(max(_least(judged[name], n) for name in names))
+        at = "" if level == "refuse" else " at the last look"
+        about = f"{test} with {n} seeds cannot reach alpha{at}"
+        yield Finding(level, f"too_few_seeds{at.replace(' ', '_')}", about, facts, tuple(names))
+
+
+def _beyond(judged: Node, n: int, alpha: Fraction) -> list[str]:
+    """The claims that no outcome of n seeds can support: Holm asks the smallest p to be below
+    alpha / m, the next one alpha / (m - 1) …; equality is not enough."""
+    order = sorted(judged, key=lambda name: _least(judged[name], n))
+    for rank, name in enumerate(order):
+        if _least(judged[name], n) >= alpha / (len(order) - rank):
+            return [x for x in judged if x in order[rank:]]
+    return []
 
 
 def _least(node: Node, n: int) -> Fraction:

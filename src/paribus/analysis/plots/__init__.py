@@ -31,6 +31,7 @@ class Drawn(NamedTuple):
     caption: str
     rows: list[Point]
     canvas: Canvas
+    draw: Callable[[Sequence[Point], Material], Canvas]
 
 
 PRIMARY = Figure("primary", "cap_primary", lines.data, lines.draw)
@@ -65,4 +66,4 @@ def figures(m: Material) -> Iterator[Drawn]:
         if rows := figure.data(m):
             with styled():
                 canvas = figure.draw(rows, m)
-            yield Drawn(figure.name, figure.caption, rows, canvas)
+            yield Drawn(figure.name, figure.caption, rows, canvas, figure.draw)

@@ -47,6 +47,7 @@ STYLE: dict[str, Any] = {
     "axes.spines.top": False,
     "axes.grid": True,
     "axes.axisbelow": True,
+    "axes.formatter.useoffset": False,  # ticks say what they are
     "axes.titlesize": 9.5,
     "axes.titlelocation": "left",
     "grid.color": GRID,
@@ -118,11 +119,18 @@ class Canvas:
         self.said[english] = say(f"fig_{key}", "zh", **values)
         return f"{OPEN}{english}{CLOSE}"
 
+    def states(self, text: str) -> str:
+        """States of trials, "1 diverged, 2 running", which follow the language."""
+        from paribus.analysis.report import states
+
+        self.said[text] = states.said(text, "zh")
+        return f"{OPEN}{text}{CLOSE}"
+
     # ── what comes out ──────────────────────────────────────────────────────────────────────
 
     def inline(self, label: str = "") -> str:
         """SVG for the inside of a page: its words in both languages, its colours the page's."""
-        svg = self._draw("svg").decode()
+        svg = self._draw("svg", "none").decode()  # the page is seen through it
         svg = svg[svg.index("<svg") :]
         svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
         svg = re.sub(r'\s+xmlns(:\w+)?="[^"]*"', "", svg)  # HTML implies them
@@ -177,14 +185,14 @@ class Canvas:
                 text.set_text(said)
                 text.set_fontfamily(families)
 
-    def _draw(self, kind: str) -> bytes:
+    def _draw(self, kind: str, paper: str = PAPER) -> bytes:
         raw = io.BytesIO()
         dates = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
         with styled(self.style), warnings.catch_warnings():
             # What no font has is said in the report; a label that leaves no room is cut.
             warnings.filterwarnings("ignore", "Glyph|constrained_layout", UserWarning)
             self.figure.savefig(
-                raw, format=kind, dpi=160, metadata=dates.get(kind), facecolor=PAPER
+                raw, format=kind, dpi=160, metadata=dates.get(kind), facecolor=paper
             )
         return raw.getvalue()
 
@@ -247,7 +255,8 @@ def legend(canvas: Canvas, count: int, ax: Any = None) -> None:
 def below(canvas: Canvas, handles: Sequence[Any], labels: Sequence[str], count: int = 7) -> None:
     """A legend of its own handles."""
     labels = [short(label, 60) for label in labels]
-    columns = max(1, min(count, int(105 / (max(map(len, labels), default=1) + 7))))
+    room = 105 * canvas.figure.get_figwidth() / WIDTH  # characters
+    columns = max(1, min(count, int(room / (max(map(len, labels), default=1) + 7))))
     canvas.figure.legend(handles, labels, loc="outside lower left", ncols=columns)
 
 

@@ -9,7 +9,7 @@ from paribus.analysis.plots.canvas import FAINT, GREY, INK, VERDICTS, Canvas, sh
 from paribus.analysis.plots.material import Material, Point, finite
 from paribus.analysis.words import arm, measure
 from paribus.errors import SpecError
-from paribus.study.measures import margin, units_of
+from paribus.study.measures import Node, margin, units_of
 
 PARTS = 12  # comparisons of one claim that are shown; rows of the figure are twice as many
 ROWS = 40
@@ -19,7 +19,7 @@ LONG = 40  # characters of a row's name
 def data(m: Material) -> list[Point]:
     """A row each: {"kind": "claim", "part" or "seed", "name", "unit", "y", "low", "high", "level",
     "n", "verdict", "edges"}; ``edges`` are the sizes that the claim is about."""
-    found = [v for v in m.verdicts if v.kind == "hypothesis"]
+    found = [v for v in m.verdicts if v.kind == "hypothesis" and v.claim["claim"] != "stated"]
     out = [p for v in found for p in _rows(m, v, v.name, "claim")]
     parts = [p for v in found for p in _parts(m, v)]
     if len([p for p in [*out, *parts] if p["kind"] != "seed"]) <= ROWS:
@@ -50,7 +50,7 @@ def _rows(m: Material, v: Any, name: str, kind: str) -> Iterator[Point]:
     yield {
         "kind": kind, "name": name, "claim": v.name, "unit": v.unit, "y": v.effect,
         "low": ends[0], "high": ends[1], "level": v.level, "n": v.n, "verdict": v.verdict,
-        "edges": [] if joint else _edges(m, v),
+        "edges": [] if joint else edges(m.study, v.claim, v.better),
     }  # fmt: skip
     if v.n > 1:
         for seed, y in v.per_seed.items():
@@ -58,16 +58,16 @@ def _rows(m: Material, v: Any, name: str, kind: str) -> Iterator[Point]:
                    "y": y}  # fmt: skip
 
 
-def _edges(m: Material, v: Any) -> list[float]:
-    """The sizes that decide: a margin, or the claimed effect; none where it is zero."""
-    node = v.claim
+def edges(study: Node, node: Node, better: str) -> list[float]:
+    """The sizes that decide a claim: a margin, or the claimed effect; none where it is zero.
+    ``better``: "lower" or "higher", of what the claim is about."""
     try:
-        units = units_of(node["on"], m.study)
+        units = units_of(node["on"], study)
         if node["claim"] == "same":
             down, up = margin(node["within"], units)
             return [-down, up]
         turn = -1 if node["claim"] == "increasing" else 1
-        if node["claim"] in ("better", "no_worse", "best") and v.better == "higher":
+        if node["claim"] in ("better", "no_worse", "best") and better == "higher":
             turn = -1
         down, up = margin(node["within"] if "within" in node else node["by"], units)
         edge = turn * (up if "within" in node else -down)

@@ -4,18 +4,21 @@ has; an empty one says its state."""
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from paribus.analysis.plots.canvas import FAINT, GREY, PAPER, Canvas, quantity, short
 from paribus.analysis.plots.lines import axis_of
 from paribus.analysis.plots.material import Material, Point
-from paribus.analysis.tables import Entry
+from paribus.analysis.stats import Sample
+from paribus.analysis.tables import Entry, Table
 from paribus.analysis.words import number
 from paribus.study.measures import Node
 
 TAGGED = 150  # squares that have room for their number
 PANELS = 4
+NOISE = 6  # standard deviations over seeds that the colours span at least
 LARGEST = 4000  # squares of one figure
 
 
@@ -102,7 +105,7 @@ def draw(points: Sequence[Point], m: Material, metric: str | None = None) -> Can
     canvas = m.canvas("heat", (7.6, min(18.0, lines * (0.75 + each * len(rows)) + 0.6)), lines,
                       width, sharex=True, sharey=True)  # fmt: skip
     known = sorted(p["y"] for p in points if p["y"] is not None)
-    low, high = _range(known)
+    low, high = _range(known, _noise(t))
     flat = [ax for line in canvas.axes for ax in line]
     mesh = None
     for ax, panel in zip(flat, panels, strict=False):
@@ -118,6 +121,7 @@ def draw(points: Sequence[Point], m: Material, metric: str | None = None) -> Can
         ends = ("min" if known[0] < low else "") + ("max" if known[-1] > high else "")
         extend = {"": "neither", "minmax": "both"}.get(ends, ends)
         bar = canvas.figure.colorbar(mesh, ax=flat, extend=extend, pad=0.02, aspect=28)
+        bar.ax.yaxis.set_major_formatter(lambda x, _: number(x, (high - low) / 10))
         bar.set_label(quantity(canvas, t.metric, t.unit, t.better), fontsize=9)
         bar.outline.set_visible(False)
         if t.better == "lower":
@@ -125,14 +129,26 @@ def draw(points: Sequence[Point], m: Material, metric: str | None = None) -> Can
     return canvas
 
 
-def _range(known: Sequence[float]) -> tuple[float, float]:
-    """The ends of the scale: a single far value must not take all colours."""
+def _noise(t: Table) -> float | None:
+    """The median standard deviation over seeds of the table's cells; None where no cell has two."""
+    entries = [e for _, row in t.rows for e in row if e is not None and len(e.values) > 1]
+    return statistics.median(Sample(e.values).sd for e in entries) if entries else None
+
+
+def _range(known: Sequence[float], noise: float | None = None) -> tuple[float, float]:
+    """The ends of the scale: a single far value must not take all colours, and neither must
+    differences within the noise: it spans at least `NOISE` standard deviations over seeds, or one
+    per cent of the values where no spread is known."""
     if not known:
         return 0.0, 1.0
     low, high = known[0], known[-1]
     if len(known) >= 12:
         a, b = known[len(known) // 10], known[-1 - len(known) // 10]
         low, high = max(low, a - 1.5 * (b - a)), min(high, b + 1.5 * (b - a))
+    middle = (low + high) / 2
+    least = max(NOISE * noise if noise is not None else 0.01 * abs(middle), 1e-9 * abs(middle))
+    if high - low < least:
+        low, high = middle - least / 2, middle + least / 2
     return (low, high) if high > low else (low - 0.5, low + 0.5)
 
 
@@ -164,7 +180,7 @@ def _panel(
     small = 8.5 if len(columns) * canvas.axes.shape[1] <= 8 else 7
     for (row, column), p in squares.items() if tagged else ():
         i, k = rows.index(row), columns.index(column)
-        text = _label(p, limits)
+        text = _label(canvas, p, limits)
         share = 0.0 if p["y"] is None else (p["y"] - limits[0]) / (limits[1] - limits[0])
         dark = p["y"] is not None and (share < 0.5 if better == "lower" else share > 0.5)
         colour = GREY if p["y"] is None else "#fefefe" if dark else "#1b1e22"
@@ -185,8 +201,9 @@ def _panel(
     return mesh
 
 
-def _label(p: Point, limits: tuple[float, float]) -> str:
+def _label(canvas: Canvas, p: Point, limits: tuple[float, float]) -> str:
     if p["y"] is None:
-        return str(p["state"]).partition(" ")[2].split(",")[0] or "–"
+        state = str(p["state"]).partition(" ")[2].split(",")[0]
+        return canvas.states(state) if state else "–"
     shown = number(p["y"], max((limits[1] - limits[0]) / 10, abs(p["y"]) / 100))
     return shown if p["n"] == p["of"] else f"{shown} ({p['n']}/{p['of']})"

@@ -126,7 +126,7 @@ def draw(points: Sequence[Point], m: Material, metric: str | None = None) -> Can
 def _lines(points: Sequence[Point], m: Material, metric: str | None, axis: str) -> Canvas:
     t = m.table(metric)
     panels = list(dict.fromkeys(p["panel"] for p in points))
-    columns = 1 if len(panels) == 1 else 2 if len(panels) in (2, 4) else 3
+    columns = m.across(2 if len(panels) in (2, 4) else 3, len(panels))
     lines = math.ceil(len(panels) / columns)
     size = (7.6, 4.3) if len(panels) == 1 else (7.6, 0.9 + 2.1 * lines)
     canvas = m.canvas("primary", size, lines, columns, sharex=True, sharey=len(panels) > 1)
@@ -301,8 +301,8 @@ def _points(points: Sequence[Point], m: Material, metric: str | None) -> Canvas:
             _interval(ax, p, y, colour, p["x"] if p["x"] not in named else None)
             named.add(p["x"])
         else:
-            ax.annotate(p["state"], (0, y), xycoords=("axes fraction", "data"), va="center",
-                        color=GREY, fontsize=8, style="italic", xytext=(4, 0),
+            ax.annotate(canvas.states(p["state"]), (0, y), xycoords=("axes fraction", "data"),
+                        va="center", color=GREY, fontsize=8, style="italic", xytext=(4, 0),
                         textcoords="offset points")  # fmt: skip
     _verticals(ax, points)
     ax.set_yticks(range(len(rows)), [short(row) for row in rows])

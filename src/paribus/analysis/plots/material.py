@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
@@ -22,6 +23,7 @@ Checks = Mapping[str, Sequence[Mapping[str, Any]]]
 Point = dict[str, Any]  # a row of a figure's data
 SINGLE = 12  # lines that one panel holds
 PANELS = 12
+SLIM = 4.2  # inches of a narrow figure
 
 
 class Look(NamedTuple):
@@ -57,6 +59,7 @@ class Material:
         self.verdicts, self.curves = verdicts, curves or {}
         self.checks, self.imports = checks or {}, imports
         self._tables: dict[str, Table] = {}
+        self.narrow = False  # whether figures are for the width of a phone
 
     def table(self, metric: str | None = None) -> Table:
         metric = metric or self.study["primary"]
@@ -86,7 +89,21 @@ class Material:
         columns: int = 1,
         **more: Any,
     ) -> Canvas:
+        """A canvas of the size that is asked for; of a phone's width where figures are narrow."""
+        if self.narrow:
+            name, size = f"{name}-slim", (SLIM, max(size[1], 2.6))
         return Canvas(name, size, lines, columns, self.fonts.families, **more)
+
+    @cached_property
+    def slim(self) -> Material:
+        """The same, whose figures are drawn for the width of a phone."""
+        other = copy.copy(self)
+        other.narrow = True
+        return other
+
+    def across(self, most: int, panels: int) -> int:
+        """How many of so many panels stand side by side."""
+        return 1 if self.narrow else min(most, panels)
 
     def levels(self, factor: str) -> list[Any]:
         return next(f["levels"] for f in self.study["factors"] if f["name"] == factor)

@@ -195,7 +195,7 @@ def draw_intervals(points: Sequence[Point], m: Material) -> Canvas:
     from matplotlib.collections import LineCollection
 
     panels = list(dict.fromkeys(p["panel"] for p in points))[:PANELS]
-    columns = min(2, len(panels))
+    columns = m.across(2, len(panels))
     lines = math.ceil(len(panels) / columns)
     canvas = m.canvas("training", (7.6, 0.7 + 2.5 * lines), lines, columns)
     flat = [ax for line in canvas.axes for ax in line]

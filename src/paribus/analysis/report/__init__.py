@@ -65,15 +65,17 @@ class Told:
         """What the template of the page and the Markdown are filled with."""
         from paribus.analysis import settings, words
         from paribus.analysis.plots import tuning
-        from paribus.analysis.report import judged
+        from paribus.analysis.report import judged, states
         from paribus.analysis.sheets import WAITING
 
         study, rows = self.study, self.rows
         about = dict(self.provenance)
-        shown = [judged.said(v) for v in self.verdicts]
+        shown = judged.shown(study, self.verdicts)
         trials = facts.trials(study, rows)
         tuned = next((d.rows for d in self.drawn if d.name == "tuning"), [])
-        lacking = ", ".join(f"{n} {state}" for state, n in facts.lacking(study, rows).items())
+        lost = facts.lacking(study, rows) if self.material.any else {}
+        lacking = ", ".join(f"{n} {state}" for state, n in lost.items())
+        over = sum(t["status"] not in ("done", *WAITING) for t in trials)
         return {
             "study": study,
             "words": words,
@@ -84,7 +86,15 @@ class Told:
             ],
             "any": self.material.any,
             "done": sum(t["status"] == "done" for t in trials),
-            "lacking": lacking if self.material.any else "",
+            "lacking": {
+                g: words.say("waiting", g, states=states.said(lacking, g)) if lacking else ""
+                for g in LANGUAGES
+            },
+            "ended": {
+                g: words.say("ended" if over > 1 else "ended_one", g, n=over) if over else ""
+                for g in LANGUAGES
+            },
+            "stated": states.both,
             "sheets": self._sheets(),
             "edges": tuning.edges(tuned),
             "findings": self._findings(),
@@ -157,6 +167,7 @@ class Told:
             {
                 "name": d.name,
                 "svg": Markup(d.canvas.inline(pictures.caption(d, m, "en"))),
+                "slim": Markup(pictures.slim(d, m)),
                 "caption": {g: pictures.caption(d, m, g) for g in LANGUAGES},
                 "main": d.name in ("primary", "heat") and i == 0,
             }
@@ -211,7 +222,7 @@ def _label(key: str) -> Any:
     """A name of the fairness table in both languages; others are column names."""
     from markupsafe import Markup
 
-    from paribus.analysis.report.strings import STRINGS
+    from paribus.analysis.strings import STRINGS
 
     key = f"{key}_budget" if key in facts.BUDGET and key != "parameters" else key
     if key not in STRINGS["en"]:

@@ -9,6 +9,7 @@ from paribus.analysis.cells import Row
 from paribus.study.measures import Node
 
 LANGUAGES = ("en", "zh")
+UNREAD = "not evaluated yet"  # the reason of such a cell, as the records say it
 ENGINE = ("engine", "kernel", "device", "dtype", "threads", "micro_batch", "torch")
 BUDGET = ("tokens", "steps", "rows", "flops", "parameters")
 VERSIONS = ("device", "engine", "kernel", "dtype", "threads", "deterministic", "torch", "python")
@@ -76,15 +77,22 @@ def _place(study: Node, row: Row) -> list[Any]:
     return [row.get(f["name"]) for f in study["factors"] if f["kind"] == "condition"]
 
 
-def outcomes(rows: Sequence[Row]) -> list[dict[str, str]]:
+def outcomes(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """Cells that ended without a value, each trial once for the same reason."""
+    from paribus.analysis.words import say  # which reads the strings of this package
+
     seen: dict[tuple[str, str, str], int] = {}
     for row in rows:
         if row.get("value") is None and row["status"] not in ("planned", "running"):
             key = (row["trial"], row["status"], row.get("reason") or "")
             seen[key] = seen.get(key, 0) + 1
     return [
-        {"where": trial + (f" ({n})" if n > 1 else ""), "status": status, "reason": reason}
+        {
+            "where": trial + (f" ({n})" if n > 1 else ""),
+            "status": status,
+            "reason": reason,
+            "said": {g: say("not_evaluated", g) if reason == UNREAD else reason for g in LANGUAGES},
+        }
         for (trial, status, reason), n in seen.items()
     ]
 

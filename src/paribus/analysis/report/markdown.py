@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from paribus.analysis import sheets, words
-from paribus.analysis.report import facts, pictures
+from paribus.analysis.report import facts, pictures, states
 from paribus.analysis.words import say
 
 if TYPE_CHECKING:
@@ -37,11 +38,16 @@ def _head(told: Told, c: dict[str, Any], lang: str) -> Iterator[str]:
     yield f"# {_md(study['question'])}"
     bits = [
         f"`{study['instance']}`",
-        say("states_note", lang, done=c["done"], all=len(c["trials"])),
+        _done(c, lang),
     ]
     yield " · ".join([*bits, c["date"]] if c["date"] else bits)
-    if c["lacking"]:
-        yield f"> {say('waiting', lang, states=_md(c['lacking']))}"
+    if c["lacking"][lang]:
+        yield f"> {_md(c['lacking'][lang])}"
+
+
+def _done(c: dict[str, Any], lang: str) -> str:
+    said = say("states_note", lang, done=c["done"], all=len(c["trials"]))
+    return f"{said} {c['ended'][lang]}".rstrip()
 
 
 def _answer(told: Told, c: dict[str, Any], lang: str, folder: str) -> Iterator[str]:
@@ -75,7 +81,7 @@ def _verdict(h: dict[str, Any], lang: str) -> str:
 def _results(c: dict[str, Any], lang: str) -> Iterator[str]:
     yield f"## {say('result', lang)}"
     reference = " " + say("reference", lang)
-    for s in c["sheets"]:
+    for s in (_spoken(s, lang) for s in c["sheets"]):
         t = s.table
         yield f"### {_md(sheets.title(t))}"
         yield sheets.markdown(s, mark=reference)
@@ -97,6 +103,15 @@ def _results(c: dict[str, Any], lang: str) -> Iterator[str]:
                 + f"\n\n<sub>{say('diff_note', lang, of=say('of_ppl' if of else 'of_mean', lang))}"
                 "</sub>",
             )
+
+
+def _spoken(s: sheets.Sheet, lang: str) -> sheets.Sheet:
+    """The sheet with the states of its cells in the language."""
+    lines = []
+    for line in s.lines:
+        cells = [x and replace(x, states=states.said(x.states, lang)) for x in line.cells]
+        lines.append(replace(line, cells=tuple(cells)))
+    return replace(s, lines=tuple(lines))
 
 
 def _pictures(told: Told, c: dict[str, Any], lang: str, folder: str) -> Iterator[str]:
@@ -184,9 +199,9 @@ def _audit(c: dict[str, Any], lang: str) -> Iterator[str]:
 
 def _trials(c: dict[str, Any], lang: str) -> Iterator[str]:
     yield f"## {say('trials', lang)}"
-    yield say("states_note", lang, done=c["done"], all=len(c["trials"]))
+    yield _done(c, lang)
     shown = [t for t in c["trials"] if len(c["trials"]) <= LISTED or not t["whole"]]
-    rows = [[t["trial"], t["status"], t["cells"], facts.big(t["step"]),
+    rows = [[t["trial"], states.state(t["status"], lang), t["cells"], facts.big(t["step"]),
              facts.big(t["tokens"]), words.number(t["seconds"]), t["device"] or "–",
              t["id"][:10]] for t in shown]  # fmt: skip
     keys = ("trial", "state", "cells_of", "steps", "tokens", "seconds", "device")
@@ -194,7 +209,8 @@ def _trials(c: dict[str, Any], lang: str) -> Iterator[str]:
     yield _details(f"{say('trials', lang)} ({len(rows)})", table) if rows else ""
     for key, lines in (
         ("gaps", list(c["gaps"])),
-        ("outcomes", [f"{o['where']}: {o['status']}" + (f" ({o['reason']})" if o["reason"] else "")
+        ("outcomes", [f"{o['where']}: {states.state(o['status'], lang)}"
+                      + (f" ({o['said'][lang]})" if o["reason"] else "")
                       for o in c["outcomes"]]),
         ("excluded", [f"{e['levels']}: {e['reason']}" for e in c["excluded"]]),
     ):  # fmt: skip
@@ -227,7 +243,7 @@ def _origin(c: dict[str, Any], lang: str) -> Iterator[str]:
 
 
 def _label(key: str, lang: str) -> str:
-    from paribus.analysis.report.strings import STRINGS
+    from paribus.analysis.strings import STRINGS
 
     key = f"{key}_budget" if key in facts.BUDGET and key != "parameters" else key
     return STRINGS[lang].get(key, key.replace("_", " "))

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from paribus.analysis.plots import DRAWN, Drawn, Material, heat
+from paribus.analysis.plots.canvas import styled
 from paribus.analysis.plots.lines import axis_of
 from paribus.analysis.words import say
 
 LANGUAGES = ("en", "zh")
 LEVEL = "90%"  # of the intervals in figures
+SLIM = 2000  # points of a figure that is drawn twice
 
 
 def caption(d: Drawn, m: Material, lang: str) -> str:
@@ -38,6 +40,16 @@ def caption(d: Drawn, m: Material, lang: str) -> str:
     elif d.name == "cost" and d.rows[0]["cost"] == "seconds":
         parts.append(say("cap_shared", lang))
     return ("" if lang == "zh" else " ").join(parts)
+
+
+def slim(d: Drawn, m: Material) -> str:
+    """The figure once more, as SVG for the width of a phone; "" where it is so large that it would
+    weigh more than it is worth."""
+    if len(d.rows) > SLIM:
+        return ""
+    with styled():
+        canvas = d.draw(d.rows, m.slim)
+    return canvas.inline(caption(d, m, "en"))
 
 
 def _primary(d: Drawn, m: Material, lang: str) -> list[str]:

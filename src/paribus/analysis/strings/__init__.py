@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from paribus.analysis.report.captions import CAPTIONS
-from paribus.analysis.report.texts import TEXTS
+from paribus.analysis.strings.captions import CAPTIONS
+from paribus.analysis.strings.texts import TEXTS
 
 STRINGS: dict[str, dict[str, str]] = {
     "en": {
@@ -31,7 +31,7 @@ STRINGS: dict[str, dict[str, str]] = {
         "why_met": "the mean over seeds meets the threshold",
         "why_not_met": "the mean over seeds does not meet the threshold",
         "needs": "{effect} beyond the boundary would have been seen with 80 % power",
-        "needs_n": "about {n} seeds would settle it",
+        "needs_n": "about {n} seeds at once would settle it, were the effect as seen here",
         "needs_many": "more than 1000 seeds would be needed to settle it",
         # measures and claims
         "at": "{of} at {levels}",
@@ -77,7 +77,12 @@ STRINGS: dict[str, dict[str, str]] = {
         "fewer_seeds": "{n} of the {all} registered seeds",
         "how": "effect: first arm minus second; interval: two-sided {level} (one-sided tests at "
         "{alpha})",
-        "late_all": "registered when every result was there already",
+        "earlier_seeds": " (those before them: {first})",
+        "items_wide": "evaluation items alone: ± {se} (standard error), more than the "
+        "interval over seeds: another evaluation set may say otherwise",
+        "late_seen": "registered when results of it were there already",
+        "late_grid": "what an arm or a condition is was changed after results were seen",
+        "dropped": "{n} seeds left out, for which a cell has no value",
         "late_check": "a check that it failed was changed after results were seen",
         "look": "planned look {k} of {n} (at {seeds} seeds)",
         "tries": "p is multiplied by {k}, the choices of the tuned factor",
@@ -115,7 +120,7 @@ STRINGS: dict[str, dict[str, str]] = {
         "why_met": "各种子的均值达到阈值",
         "why_not_met": "各种子的均值未达到阈值",
         "needs": "距界限 {effect} 的效应才能以 80% 的功效被检出",
-        "needs_n": "约需 {n} 个种子才能定论",
+        "needs_n": "若真实效应与此相同，约需一次性 {n} 个种子才能定论",
         "needs_many": "需要超过 1000 个种子才能定论",
         "at": "{levels} 处的{of}",
         "mean": "{of}（对 {over} 取均值）",
@@ -158,7 +163,11 @@ STRINGS: dict[str, dict[str, str]] = {
         "first_seeds": "（已登记的种子：{first}）",
         "fewer_seeds": "仅用 {all} 个登记种子中的 {n} 个",
         "how": "效应：第一组减第二组；区间：双侧 {level}（单侧检验，显著性水平 {alpha}）",
-        "late_all": "登记时所有结果均已存在",
+        "earlier_seeds": "（此前的种子：{first}）",
+        "items_wide": "仅评测样本的标准误就有 ± {se}，超过种子间的区间：换一套评测样本结论可能不同",
+        "late_seen": "登记时已有与之相关的结果",
+        "late_grid": "看到结果之后，某个组或条件的定义被改动",
+        "dropped": "有 {n} 个种子因单元缺值而未计入",
         "late_check": "它原先未通过的检查在看到结果之后被改动",
         "look": "第 {k} 次计划内查看，共 {n} 次（在 {seeds} 个种子时）",
         "tries": "p 已乘以 {k}，即被调因子的可选数",
