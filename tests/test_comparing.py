@@ -193,13 +193,16 @@ def test_two_trials_of_one_variant_differ_in_their_seeds(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = study_file(tmp_path)
-    code, out, _ = said(capsys, "diff", str(path), "rope-s1", "rope-s2")
+    code, out, _ = said(capsys, "diff", str(path), "rope-lr0.001-s1", "rope-lr0.001-s2")
     assert code == OK
     assert out.splitlines()[:5] == [
-        "a  rope-s1", "b  rope-s2", "seed, a → b  1 → 2", "settings, a → b", "  none"
+        "a  rope-lr0.001-s1", "b  rope-lr0.001-s2", "seed, a → b  1 → 2", "settings, a → b", "  none"
     ]  # fmt: skip
-    _, out, _ = said(capsys, "diff", str(path), "rope-s1", "rope-s2", "--json")
+    _, out, _ = said(capsys, "diff", str(path), "rope-lr0.001-s1", "rope-lr0.001-s2", "--json")
     assert json.loads(out)["seeds"] == [1, 2]
-    _, out, _ = said(capsys, "diff", str(path), "rope-s1", "none-s1")
+    _, out, _ = said(capsys, "diff", str(path), "rope-lr0.001-s1", "none-lr0.001-s1")
     assert "seed" not in out
-    assert comparing.difference(plan_of(path), "rope", "none-s1")["seeds"] == [None, 1]
+    assert comparing.difference(plan_of(path), "rope-lr0.001", "none-lr0.001-s1")["seeds"] == [
+        None,
+        1,
+    ]

@@ -273,3 +273,25 @@ def test_seeds_that_are_still_to_come_are_waited_for() -> None:
     v = judged(record, rows(record, gap(0.5), lost={"rope-s3": "failed", "none-s4": "refused"}))
     assert (v.verdict, v.dropped) == ("supported", 2)
     assert "2 seeds left out" in line(v)
+
+
+def test_the_error_of_the_items_is_a_caution_where_it_could_decide() -> None:
+    import numpy as np
+
+    record = record_of({"H": better(ROPE, than=NONE, on=LONG, by=0.1)}, seeds=3)
+    spread = np.linspace(-1, 1, 50)
+
+    def items(size: float) -> Any:
+        def read(trial: str, condition: str, metric: str) -> Any:
+            arm = next(t for t in record["trials"] if t["id"] == trial)["variant"]
+            return 3.0 + size * spread * (arm == 0), np.ones(50), None  # rope's items vary
+
+        return read
+
+    data = rows(record, gap(0.15), noise=0.001)
+    calm, near = (judged(record, data, items=items(s)) for s in (0.05, 0.5))
+    assert calm.verdict == near.verdict == "supported"
+    assert calm.items_se == pytest.approx(0.05 * spread.std(ddof=1) / math.sqrt(50), rel=0.05)
+    assert (calm.items_matter, near.items_matter) == (False, True)
+    assert "another evaluation set could decide otherwise" in line(near)
+    assert "could decide" not in line(calm)

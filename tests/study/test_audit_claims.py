@@ -46,7 +46,7 @@ def test_a_claim_that_changes_two_factors_at_once_is_warned_of() -> None:
     assert (found.level, found.accepted) == ("note", "as in the document")
 
 
-@pytest.mark.parametrize("joint", [all_of, lambda parts: at_least(1, parts)])
+@pytest.mark.parametrize("joint", [lambda parts: all_of(*parts), lambda parts: at_least(1, parts)])
 def test_so_is_a_part_of_a_joint_claim(joint: Any) -> None:
     made = record(position, lr, hypotheses=dict(H=joint([FAIR, UNFAIR])))
     assert [f.about for f in of(made, "two_factors")] == ["H compares position and lr at once"]

@@ -192,7 +192,9 @@ def _contrast(
         dropped=len(seeds) - len(values) if dropped else 0,
     )
     if shown:  # what decides nothing
-        seen = replace(seen, items_se=_items_error(results, node, arms, list(finite), ratio))
+        error = _items_error(results, node, arms, list(finite), ratio)
+        near = error is not None and abs(tested.distance) < 2 * error
+        seen = replace(seen, items_se=error, items_matter=near)
         seen = replace(seen, trend=_trend(results, node, arms, list(finite)))
     return Judged(support, refute, seen, tested.distance, sample.sd, max(tries), state=state)
 

@@ -45,6 +45,7 @@ class Verdict:
     dz: float | None = None
     per_seed: Mapping[str, float] = field(default_factory=dict)
     items_se: float | None = None  # standard error of the effect over evaluation items
+    items_matter: bool = False  # the boundary is within two such errors of the effect
     trend: Mapping[str, Any] | None = None  # of a slope: Page's test, and a power law's fit
     smallest_effect: float | None = None
     seeds_needed: int | None = None

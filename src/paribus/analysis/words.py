@@ -196,8 +196,7 @@ def beside(v: Verdict, lang: str = "en") -> list[str]:
     if v.tries > 1 and v.p is not None:
         out.append(say("tries", lang, k=v.tries))
     if v.items_se is not None:
-        wide = v.low is not None and v.high is not None and v.items_se > (v.high - v.low) / 2
-        key = "items_wide" if wide and v.n > 1 else "items_se"
+        key = "items_matter" if v.items_matter and v.n > 1 else "items_se"
         out.append(say(key, lang, se=f"{number(v.items_se)} {v.unit}".strip()))
     if v.trend is not None:
         falls = say("falls" if v.trend["falls"] else "rises", lang)

@@ -78,8 +78,8 @@ STRINGS: dict[str, dict[str, str]] = {
         "how": "effect: first arm minus second; interval: two-sided {level} (one-sided tests at "
         "{alpha})",
         "earlier_seeds": " (those before them: {first})",
-        "items_wide": "evaluation items alone: ± {se} (standard error), more than the "
-        "interval over seeds: another evaluation set may say otherwise",
+        "items_matter": "evaluation items alone: ± {se} (standard error): another evaluation "
+        "set could decide otherwise",
         "late_seen": "registered when results of it were there already",
         "late_grid": "what an arm or a condition is was changed after results were seen",
         "dropped": "{n} seeds left out, for which a cell has no value",
@@ -164,7 +164,7 @@ STRINGS: dict[str, dict[str, str]] = {
         "fewer_seeds": "仅用 {all} 个登记种子中的 {n} 个",
         "how": "效应：第一组减第二组；区间：双侧 {level}（单侧检验，显著性水平 {alpha}）",
         "earlier_seeds": "（此前的种子：{first}）",
-        "items_wide": "仅评测样本的标准误就有 ± {se}，超过种子间的区间：换一套评测样本结论可能不同",
+        "items_matter": "仅评测样本的标准误就有 ± {se}：换一套评测样本结论可能不同",
         "late_seen": "登记时已有与之相关的结果",
         "late_grid": "看到结果之后，某个组或条件的定义被改动",
         "dropped": "有 {n} 个种子因单元缺值而未计入",
