@@ -192,17 +192,13 @@ def test_what_was_realised_differently_is_shown(tmp_path: Path) -> None:
 def test_two_trials_of_one_variant_differ_in_their_seeds(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = study_file(tmp_path)
-    code, out, _ = said(capsys, "diff", str(path), "rope-lr0.001-s1", "rope-lr0.001-s2")
+    path, first, second = study_file(tmp_path), "rope-lr0.001-s1", "rope-lr0.001-s2"
+    code, out, _ = said(capsys, "diff", str(path), first, second)
     assert code == OK
-    assert out.splitlines()[:5] == [
-        "a  rope-lr0.001-s1", "b  rope-lr0.001-s2", "seed, a → b  1 → 2", "settings, a → b", "  none"
-    ]  # fmt: skip
-    _, out, _ = said(capsys, "diff", str(path), "rope-lr0.001-s1", "rope-lr0.001-s2", "--json")
+    assert out.splitlines()[2:5] == ["seed, a → b  1 → 2", "settings, a → b", "  none"]
+    _, out, _ = said(capsys, "diff", str(path), first, second, "--json")
     assert json.loads(out)["seeds"] == [1, 2]
-    _, out, _ = said(capsys, "diff", str(path), "rope-lr0.001-s1", "none-lr0.001-s1")
+    _, out, _ = said(capsys, "diff", str(path), first, "none-lr0.001-s1")
     assert "seed" not in out
-    assert comparing.difference(plan_of(path), "rope-lr0.001", "none-lr0.001-s1")["seeds"] == [
-        None,
-        1,
-    ]
+    one = comparing.difference(plan_of(path), "rope-lr0.001", "none-lr0.001-s1")
+    assert one["seeds"] == [None, 1]
