@@ -20,6 +20,7 @@ from paribus._version import __version__
 from paribus.analysis import anonymous, bundle, gaps
 from paribus.analysis.anonymous import Scrub
 from paribus.analysis.bundle import Bundle, Payload
+from paribus.analysis.verdict import finite
 from paribus.api import Loaded
 from paribus.cli import FAILED, OK, emit
 from paribus.errors import SpecError
@@ -148,7 +149,7 @@ class _Packing:
             "study.json": self.study,
             "rows.jsonl": told._rows,
             "verdicts.json": [v.data() for v in told.verdicts()],
-            "findings.json": self.clean(bundle.finite(findings)),
+            "findings.json": self.clean(finite(findings)),
             "imports.json": told.imports(),
             "notes.json": self.clean(about),
             "report/report.html": self.scrub.markup(html) if self.scrub else html,

@@ -295,3 +295,25 @@ def test_the_error_of_the_items_is_a_caution_where_it_could_decide() -> None:
     assert (calm.items_matter, near.items_matter) == (False, True)
     assert "another evaluation set could decide otherwise" in line(near)
     assert "could decide" not in line(calm)
+
+
+def test_seeds_agree_with_the_size_that_is_claimed() -> None:
+    record = record_of({"H": better(ROPE, than=NONE, on=LONG, by=0.1)}, seeds=4)
+    v = judged(record, rows(record, gap(0.05), noise=0.001))
+    assert (v.verdict, v.signs) == ("refuted", "0/4")  # all are better, and none by so much
+    worse = record_of({"H": no_worse(NONE, than=ROPE, on=LONG, within=".1 nats")}, seeds=4)
+    v = judged(worse, rows(worse, gap(0.05), noise=0.001))
+    assert (v.verdict, v.signs) == ("supported", "4/4")
+
+
+def test_a_trend_without_a_direction_of_its_own_is_two_sided() -> None:
+    sizes = Factor("length", [64, 128, 256, 512], "task.length")
+    on = loss.slope(sizes.log2)
+    found = []
+    for claim_ in (decreasing(ROPE, on=on), better(ROPE, than=NONE, on=on)):
+        record = study(condition=[sizes], claims={"H": claim_})
+        data = rows(record, lambda v, c: 4 - math.log2(int(c["length"])) / 9, noise=0.2)
+        trend = judged(record, data).trend
+        assert trend is not None
+        found.append(trend["page_p"])
+    assert found[1] == pytest.approx(2 * found[0])

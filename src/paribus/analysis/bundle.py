@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import math
 import os
 import re
 import secrets
@@ -130,15 +129,6 @@ def _put(packed: zipfile.ZipFile, name: str, content: bytes | Path) -> dict[str,
             digest.update(block)
             size += len(block)
     return {"size": size, "sha256": digest.hexdigest()}
-
-
-def finite(x: Any) -> Any:
-    """Plain data in which infinities and NaN, which JSON does not know, are null."""
-    if isinstance(x, float):
-        return x if math.isfinite(x) else None
-    if isinstance(x, Mapping):
-        return {k: finite(v) for k, v in x.items()}
-    return [finite(v) for v in x] if isinstance(x, list | tuple) else x
 
 
 def check_place(place: Path, instances: Collection[str]) -> None:

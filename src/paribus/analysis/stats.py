@@ -104,10 +104,6 @@ class Sample:
     def p_above(self, delta: float = 0.0) -> float:
         return Sample(tuple(-v for v in self.values)).p_below(-delta)
 
-    def p_inside(self, low: float, high: float) -> float:
-        """Equivalence: the expectation lies between ``low`` and ``high``."""
-        return max(self.p_above(low), self.p_below(high))
-
     def interval(self, alpha: float) -> tuple[float, float]:
         """The 1 − 2 alpha interval; each end is a one-sided bound at 1 − alpha."""
         if self.n < 2:

@@ -86,14 +86,14 @@ class Verdict:
         out |= {"reason": reason(self), "line": line(self)}
         out["parts"] = [part.data() for part in self.parts]
         out["before"] = self.before.data() if self.before else None
-        finite: dict[str, Any] = _finite(out)
-        return finite
+        plain: dict[str, Any] = finite(out)
+        return plain
 
 
-def _finite(x: Any) -> Any:
-    """JSON knows no infinity."""
+def finite(x: Any) -> Any:
+    """Plain data in which infinities and NaN, which JSON does not know, are null."""
     if isinstance(x, float):
         return x if math.isfinite(x) else None
     if isinstance(x, Mapping):
-        return {k: _finite(v) for k, v in x.items()}
-    return [_finite(v) for v in x] if isinstance(x, list | tuple) else x
+        return {k: finite(v) for k, v in x.items()}
+    return [finite(v) for v in x] if isinstance(x, list | tuple) else x

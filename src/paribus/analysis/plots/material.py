@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from paribus.analysis.cells import Results, Row, condition_label
+from paribus.analysis.cells import Results, Row
 from paribus.analysis.plots.canvas import COLOURS, DASHES, Canvas
 from paribus.analysis.plots.fonts import Found, cover
 from paribus.analysis.stats import Sample
@@ -189,9 +189,3 @@ def mean_point(values: Sequence[float], of: int, alpha: float = 0.05) -> Point:
     s = Sample(tuple(values))
     low, high = s.interval(alpha) if s.n > 1 else (None, None)
     return {"n": s.n, "of": of, "y": s.mean, "low": low, "high": high}
-
-
-def place_of(condition: Node, without: str | None = None) -> str:
-    """A condition's label, but for one factor; "" where nothing else tells it apart."""
-    rest = {f: t for f, t in condition["levels"].items() if f != without}
-    return condition_label({**condition, "levels": rest}) if any(rest.values()) else ""

@@ -95,7 +95,6 @@ STRINGS: dict[str, dict[str, str]] = {
         "signflip": "tested by exact sign flips",
         "signed_rank": "tested by exact signed ranks",
         "post_hoc": "post hoc",
-        "only": "only {n}",
     },
     "zh": {
         "supported": "得到支持",
@@ -179,7 +178,6 @@ STRINGS: dict[str, dict[str, str]] = {
         "signflip": "以精确符号翻转检验",
         "signed_rank": "以精确符号秩检验",
         "post_hoc": "事后",
-        "only": "仅 {n}",
     },
 }
 for _lang, _words in STRINGS.items():
