@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from paribus.text.data import Data, Encoder
 
 
+IGNORE = -100  # a target that does not count (torch's ignore_index)
+
+
 @dataclass(frozen=True)
 class P:
     """A learned parameter, as declared: the engine adds the trial axis, draws it by its path,
@@ -67,7 +70,10 @@ class Metric:
 
 class View:
     """Coordinates of tokens by name (``index``, ``token``, ``segment`` …), broadcast as the reader
-    needs them.  A coordinate that is not there is an error that lists those present."""
+    needs them.  A coordinate that is not there is an error that lists those present.
+
+    ``index`` is the place in the row and ``token`` the place in its text.  Parallel branches have
+    ``branch``, ``time`` and ``main`` (1 where a token belongs to their common prefix)."""
 
     def __init__(self, coordinates: Mapping[str, Any]) -> None:
         self.__dict__["coordinates"] = dict(coordinates)
@@ -112,11 +118,13 @@ class Mask(Part, frozen=True, kw_only=True):
 
     ``sdpa`` = "causal" or "full" is a promise, tested against the predicate, that lets the fused
     kernel build the mask itself wherever ``index`` counts the tokens of a row from its start.
+    ``per_layer`` says that layers differ in what they allow.
     """
 
     kind: ClassVar[str] = "masks"
     sdpa: ClassVar[str | None] = None
     causal: ClassVar[bool] = True
+    per_layer: ClassVar[bool] = False
 
     def allowed(self, layer: int, q: View, k: View) -> Tensor:
         """True where query q may read key k; views broadcast as [e,b,1,T,1] and [e,b,1,1,S]."""
@@ -248,14 +256,22 @@ class Io(NamedTuple):
 
     vocab: int | None = None
     in_dim: int | None = None
-    length: int | None = None  # tokens a row, where fixed
+    length: int | None = None  # tokens a row, where fixed; padding included
+    tokens: float | None = None  # of these without padding, on average; None: all of them
+    ragged: bool = False  # how many are no padding is known only when they are read
+
+    @property
+    def per_row(self) -> float:
+        """Tokens of a row as budgets count them; 1 where that is not known beforehand."""
+        return 1 if self.ragged else self.tokens or self.length or 1
 
 
 class Task(Part, frozen=True, kw_only=True):
     """Where batches come from and how outputs are scored.
 
     A batch is a dict of tensors whose first axis is rows: ``inputs`` [B,T] ids or [B,T,n] vectors,
-    ``targets``, and coordinates of tokens under ``pos.<name>``; the engine adds the trial axis.
+    ``targets``, coordinates of tokens under ``pos.<name>`` and, where rows are padded, ``valid``
+    (false at padding, whose targets do not count); the engine adds the trial axis.
     ``causal`` says whether targets are later tokens, so that a mask must not show them.
     """
 
@@ -316,6 +332,11 @@ class Source:
     def groups(self) -> np.ndarray | None:
         """Cluster (document) of each example, for clustered standard errors."""
         return None
+
+    def realised(self, seed: int | None, rows: range) -> dict[str, Any]:
+        """What rows held that the spec does not say (counts that were drawn, what was cut off),
+        for the record: training rows of a seed, or examples where ``seed`` is None; pure."""
+        return {}
 
 
 class Probe(Part, frozen=True, kw_only=True):

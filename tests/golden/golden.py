@@ -90,7 +90,12 @@ def spec_of(name: str, folder: Path) -> Spec:
     cls = parts.get(kind, own)
     spec = specs.resolve(base(folder))
     if kind == "tasks":
-        new = spec.task if own == "lm" else contract.examples(cls)[0]
+        text = {f: getattr(spec.task, f) for f in ("corpus", "tokenizer", "length")}
+        if not text.keys() <= parts.hints(cls).keys():
+            new = contract.examples(cls)[0]
+        else:  # of text: on the golden corpus
+            more = {"branches": [1, 3], "offsets": True} if own == "branches" else {}
+            new = parts.construct(cls, {**text, **more})
         return specs.resolve(specs.patch(base(folder), "task", new))
     # After resolve(): it refuses a mask that shows later tokens, whose numbers are kept as well.
     return specs.patch(spec, PLACES[kind], contract.examples(cls)[0])

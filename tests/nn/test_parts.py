@@ -7,6 +7,7 @@ import torch
 
 from paribus import parts
 from paribus.contracts import View
+from paribus.engine import contract
 from paribus.errors import Refused, SpecError
 from paribus.nn.declare import declare
 from paribus.nn.initialise import initialise
@@ -48,8 +49,7 @@ def test_stack_is_bit_equal(part, base):
 @by_name
 def test_stackable_fields_differ_inside_a_stack(part):
     for field in sorted(part.stackable):
-        value = getattr(part, field)
-        levels = [parts.replace(part, field, value * f, field) for f in (1, 1.5, 3)]
+        levels = contract.levels(part, field, 3)
         assert_stack_is_bit_equal([model_with(level) for level in levels])
 
 
@@ -81,8 +81,7 @@ def test_mask_is_reachability(mask, kernel):
 @pytest.mark.parametrize("mask", every_part("masks"), ids=lambda p: p.name)
 def test_mask_keeps_its_promise(mask):
     T = 11
-    plain = torch.arange(T).view(1, 1, 1, T, 1)
-    q = View({"index": plain, "token": plain})
+    q = Transformer(model_with()).view(T).map(lambda c: c.view(1, 1, 1, T, 1))
     k = q.map(lambda c: c.transpose(-1, -2))
     whole = torch.ones(T, T, dtype=torch.bool)
     for layer in range(3):

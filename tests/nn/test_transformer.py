@@ -70,8 +70,8 @@ def test_rows_may_have_their_own_coordinates():
 
 
 def test_missing_coordinates_are_named():
-    with pytest.raises(SpecError, match="index, token"):
-        Transformer(model_with()).view(3).branch  # noqa: B018
+    with pytest.raises(SpecError, match="branch, index, main, time, token"):
+        Transformer(model_with()).view(3).segment  # noqa: B018
 
 
 def test_generation_is_argmax_of_the_full_pass():

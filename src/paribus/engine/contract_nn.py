@@ -61,7 +61,8 @@ def drawn(model: Model, seeds: list[int], grad: bool = True) -> dict[str, Tensor
 def given(part: Any, T: int) -> dict[str, Tensor]:
     """Coordinates beyond index and token, where a mask asks for them: segments, branches."""
     plain = torch.arange(T)
-    more = {"segment": plain * 2 // T, "branch": plain % 2, "row": plain * 0, "step": plain}
+    more = {"segment": plain * 2 // T, "branch": plain % 2, "time": plain // 2, "main": plain * 0}
+    more |= {"row": plain * 0, "step": plain}
     for extra in ({}, more):
         try:
             part.allowed(0, *wide(View({"index": plain, "token": plain, **extra})))

@@ -75,8 +75,7 @@ def _cache(part: Any, bench: Bench) -> str:
 
 def _tables(part: Any, bench: Bench) -> str:
     T, core = length_of(part), Transformer(model_with(part))
-    plain = torch.arange(T, dtype=torch.float64).view(1, 1, T)  # what the engine gives
-    made = part.tables(core.dims, View({"index": plain, "token": plain}))
+    made = part.tables(core.dims, core.view(T).map(lambda c: c.double()))  # what the engine gives
     for name, t in made.items():
         if t.shape[0] != 1:
             raise Broken(f"tables()[{name!r}] has shape {tuple(t.shape)}; its first axis must be 1")
@@ -138,7 +137,8 @@ class _Shifted:
     """A mask as a one-layer model sees it, at another layer's number."""
 
     def __init__(self, part: Any, layer: int) -> None:
-        self.part, self.layer, self.sdpa = part, layer, part.sdpa
+        self.part, self.layer = part, layer
+        self.sdpa, self.per_layer = part.sdpa, part.per_layer
 
     def allowed(self, layer: int, q: View, k: View) -> Tensor:
         return self.part.allowed(self.layer, q, k)
@@ -173,8 +173,14 @@ def _reachable(part: Any, bench: Bench) -> str:
 def _promise(part: Any, bench: Bench) -> str:
     T = 11
     whole = torch.ones(T, T, dtype=torch.bool)
+    first = allowed(part, 0, T)
     for layer in range(3):
         found = allowed(part, layer, T)
+        if not part.per_layer and not torch.equal(found, first):
+            raise Broken(
+                f"layer {layer} allows other keys than layer 0; say `per_layer: ClassVar[bool] = "
+                "True`, or every layer is given what layer 0 allows"
+            )
         if part.sdpa is not None and part.sdpa not in ("causal", "full"):
             raise Broken(f'sdpa = {part.sdpa!r}; it is "causal", "full" or None')
         if part.sdpa is not None:

@@ -54,7 +54,7 @@ def evaluate(
     """
     began = time.monotonic()
     spec = specs[0]
-    net = make_net(specs, settings.device, settings.kernel)
+    net = make_net(specs, settings.device, settings.attention)
     opened = {} if opened is None else opened
     task = canonical([dump(spec.task), setting.split])
     if task not in opened:
@@ -89,6 +89,7 @@ def evaluate(
             "key": setting.key,
             "split": setting.split,
             "size": size,
+            "realised": source.realised(None, range(size)),
             "groups": arrays.pack(groups[:size]) if groups is not None else None,
             "seconds": round(time.monotonic() - began, 3),
             "engine": {
@@ -118,7 +119,8 @@ def _scores(
         for i in range(0, size, rows):
             batch = source.examples(i, min(i + rows, size))
             stacked = {k: t[None].expand(e, *t.shape) for k, t in batch.items()}
-            for name, (sum_EB, count_EB) in task.score(net(params, stacked), stacked).items():
+            outputs = net(params, stacked, ready=net.prepare(stacked))
+            for name, (sum_EB, count_EB) in task.score(outputs, stacked).items():
                 found.setdefault(name, []).append((sum_EB.double().cpu(), count_EB.double().cpu()))
     return {
         name: (torch.cat([s for s, _ in pairs], 1), torch.cat([c for _, c in pairs], 1))

@@ -16,6 +16,7 @@ from paribus.contracts import P, View
 from paribus.errors import SpecError
 from paribus.nn.dropout import Dropout
 from paribus.nn.initialise import initialise
+from paribus.nn.places import Ready
 from paribus.nn.transformer import Transformer
 from paribus.spec import External, Model, Spec
 
@@ -33,6 +34,7 @@ class Net:
     Attributes:
         declared: P by parameter path.
         trained: the paths that are trained (not frozen).
+        kernel: the attention kernel that runs.
     """
 
     def __init__(self, specs: Sequence[Spec], device: str, kernel: str) -> None:
@@ -40,9 +42,12 @@ class Net:
         model = spec.model
         assert isinstance(model, Model)
         self.specs, self.device = list(specs), device
+        self.core = Transformer(model)
+        if kernel == "auto":
+            kernel = "flex" if self.core.plain and not self.core.promised else "sdpa"
         # Dropout of attention probabilities has the reference kernel alone; the record says so.
         self.kernel = "reference" if model.attn_dropout else kernel
-        self.core = Transformer(model)
+        self._ready: tuple[Any, Mapping[str, Tensor], Ready] | None = None
         self.declared: dict[str, P] = self.core.declared
         self.trained: list[str] = trained_paths(self.declared, spec.freeze)
         self.compute = PRECISION[spec.precision]
@@ -55,11 +60,41 @@ class Net:
         p = initialise(self.specs[0].model, self.specs[0].init, list(seeds), dtype)  # type: ignore[arg-type]
         return {k: t.to(self.device) for k, t in p.items()}
 
+    def prepare(self, batch: Mapping[str, Tensor]) -> Ready | None:
+        """Tables and patterns of a batch whose tokens have places of their own, made outside of
+        what is compiled; the last ones serve as long as the places stay.  None: the pass makes
+        them."""
+        places = {k: v for k, v in batch.items() if k.startswith("pos.") or k == "valid"}
+        if not (places or self.kernel == "flex") or not self.core.plain:
+            return None
+        E, B, T = batch["inputs"].shape[:3]
+        if self._ready is None or self._ready[0] != (E, B, T) or not _equal(places, self._ready[1]):
+            master = torch.float64 if self.compute == torch.float64 else torch.float32
+            ready = self.core.ready(
+                (E, B, T),
+                {k[4:]: v for k, v in places.items() if k != "valid"},
+                places.get("valid"),
+                models=[s.model for s in self.specs] if self.differs else None,  # type: ignore[misc]
+                kernel=self.kernel,
+                dtype=master,
+                device=self.device,
+            )
+            self._ready = ((E, B, T), places, ready)
+        return self._ready[2]
+
     def __call__(
-        self, p: Mapping[str, Tensor], batch: Mapping[str, Tensor], drop: Dropout | None = None
+        self,
+        p: Mapping[str, Tensor],
+        batch: Mapping[str, Tensor],
+        drop: Dropout | None = None,
+        ready: Ready | None = None,
     ) -> Tensor:
         """Outputs [E,B,T,V] (or [E,B,T] for a scalar read-out) of a stacked batch."""
         inputs = batch["inputs"]
+        if ready is not None:
+            return self.core.forward(
+                p, inputs, drop=drop, kernel=self.kernel, dtype=self.compute, ready=ready
+            )
         coordinates = {k[4:]: v for k, v in batch.items() if k.startswith("pos.")}
         return self.core.forward(
             p,
@@ -95,7 +130,8 @@ class ExternalNet:
     def __init__(self, specs: Sequence[Spec], device: str, kernel: str) -> None:
         spec = specs[0]
         assert isinstance(spec.model, External) and len(specs) == 1
-        self.specs, self.device, self.kernel = list(specs), device, kernel
+        self.specs, self.device = list(specs), device
+        self.kernel = "sdpa" if kernel == "auto" else kernel
         self.compute = PRECISION[spec.precision]
         if spec.precision in ("bf16", "fp16"):
             raise SpecError("precision: an external model runs in fp32 or fp64")
@@ -124,8 +160,15 @@ class ExternalNet:
         module = self._build(seeds[0])
         return {k: t.detach().clone()[None] for k, t in module.named_parameters()}
 
+    def prepare(self, batch: Mapping[str, Tensor]) -> None:
+        return None
+
     def __call__(
-        self, p: Mapping[str, Tensor], batch: Mapping[str, Tensor], drop: Any = None
+        self,
+        p: Mapping[str, Tensor],
+        batch: Mapping[str, Tensor],
+        drop: Any = None,
+        ready: Any = None,
     ) -> Tensor:
         assert self.module is not None
         ids_BT = batch["inputs"][0]
@@ -140,6 +183,10 @@ class ExternalNet:
 def make_net(specs: Sequence[Spec], device: str, kernel: str) -> Net | ExternalNet:
     kind = Net if isinstance(specs[0].model, Model) else ExternalNet
     return kind(specs, device, kernel)
+
+
+def _equal(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(t, b[k]) for k, t in a.items())
 
 
 def trained_paths(declared: Mapping[str, P], freeze: Sequence[str]) -> list[str]:

@@ -13,7 +13,8 @@ class Settings:
     """Attributes:
     device: "cpu", "cuda:0" or "mps".
     threads: CPU threads of this process; on the CPU bit-equality is promised with one.
-    kernel: "sdpa" or "reference" attention.
+    kernel: of attention: "auto" (on CUDA "flex" where torch's fused kernel would need the mask
+        written out, else "sdpa"), "sdpa", "flex" or "reference".
     compile: "auto" (on CUDA, where it works), "on" or "off".
     deterministic: None: on for the CPU, off for the GPU; on, nothing is compiled.
     micro: rows a forward pass; None: all rows of a step.
@@ -24,7 +25,7 @@ class Settings:
 
     device: str = "cpu"
     threads: int = 1
-    kernel: str = "sdpa"
+    kernel: str = "auto"
     compile: str = "auto"
     deterministic: bool | None = None
     micro: int | None = None
@@ -37,6 +38,14 @@ class Settings:
     def exact(self) -> bool:
         """Whether deterministic algorithms are asked for."""
         return self.device == "cpu" if self.deterministic is None else self.deterministic
+
+    @property
+    def attention(self) -> str:
+        """The kernel that is asked for: "auto" where masks can be left to the flex kernel, which
+        needs a compiler."""
+        if self.kernel == "auto" and (self.exact or not self.device.startswith("cuda")):
+            return "sdpa"
+        return self.kernel
 
     def data(self) -> dict[str, Any]:
         return asdict(self)
@@ -109,7 +118,7 @@ def describe(settings: Settings) -> dict[str, Any]:
         "device": name,
         "world": 1,
         "threads": settings.threads,
-        "kernel": settings.kernel,
+        "kernel": settings.attention,
         "deterministic": settings.exact,
         "torch": torch.__version__,
         "python": platform.python_version(),

@@ -18,13 +18,14 @@ from torch import Tensor
 
 from paribus import arrays
 from paribus.contracts import Source
-from paribus.engine import checkpoint
+from paribus.engine import checkpoint, packing
 from paribus.engine.budget import Budget, OutOfMemory, ran_out
 from paribus.engine.compiled import Either
 from paribus.engine.members import Member, Stopped
 from paribus.engine.net import ExternalNet, Net, make_net
 from paribus.engine.settings import Settings, describe
 from paribus.nn.dropout import Dropout
+from paribus.nn.places import Ready
 from paribus.parts import dump
 from paribus.rng import key
 from paribus.spec import Model, canonical
@@ -78,7 +79,7 @@ class Trainer:
         self.phase = -1
         self.seconds = 0.0
         self.targets = torch.zeros(self.e, dtype=torch.float64, device=self.settings.device)
-        self.tokens = 0.0
+        self.tokens, self._read = torch.zeros_like(self.targets), torch.zeros_like(self.targets)
         self.alive = [m.reason is None for m in self.members]
         (self.total,) = {m.total for m in self.members}
         self.curves: dict[str, list[Tensor]] = {c: [] for c in CURVES}
@@ -90,7 +91,7 @@ class Trainer:
         self.state: dict[str, dict[str, Tensor]] = {}
         self.net: Net | ExternalNet
         self._since = time.monotonic()
-        self._read = 0
+        self._packs: bool | None = None  # whether rows are packed without their padding
         self._whole = False  # whether parameters and optimizer state are those of one step
 
     # ── phases ──
@@ -104,7 +105,7 @@ class Trainer:
         every = self.members[0].phases
         began = max(i for i in range(index + 1) if i == 0 or every[i].optim != "keep")
         self.origin = sum(p.steps for p in every[:began])  # where the optimizer's state began
-        self.net = make_net(self.specs, self.settings.device, self.settings.kernel)
+        self.net = make_net(self.specs, self.settings.device, self.settings.attention)
         fresh = self.phase == -1 and not any(m.state for m in self.members)
         if fresh:
             self.params = self.net.initial([m.seed for m in self.members])
@@ -119,6 +120,7 @@ class Trainer:
         assert rows is not None
         micro = self.micro or self.settings.micro or rows
         self.budget = Budget(rows, min(micro, rows), self.halvings)
+        self._packs = None
         self.sources = self._open(index)
         self.keys = Dropout.keys([m.seed for m in self.members], self.settings.device)
         able = not isinstance(self.net, ExternalNet)
@@ -134,7 +136,8 @@ class Trainer:
         """(source, seed) of each member; members of one task share a source."""
         opened: dict[str, Source] = {}
         out = []
-        for m, spec in zip(self.members, self.specs, strict=True):
+        for m in self.members:
+            spec = m.phases[index].spec
             task = canonical(dump(spec.task))
             if task not in opened:
                 opened[task] = spec.task.open(self.data.bind("train"), self.settings.device)
@@ -149,15 +152,29 @@ class Trainer:
     # ── one step ──
 
     def _loss(
-        self, params: dict[str, Tensor], batch: dict[str, Tensor], drop: Dropout | None
+        self,
+        params: dict[str, Tensor],
+        batch: dict[str, Tensor],
+        drop: Dropout | None,
+        ready: Ready | None,
     ) -> tuple[Tensor, Tensor]:
-        return self.specs[0].task.loss(self.net(params, batch, drop), batch)
+        return self.specs[0].task.loss(self.net(params, batch, drop, ready), batch)
 
     def _batch(self, local: int, rows: range) -> dict[str, Tensor]:
         start = local * self.budget.rows
         spread = range(start + rows.start, start + rows.stop)
-        own = [source.batch(seed, local, spread) for source, seed in self.sources]
-        return {k: torch.stack([b[k] for b in own]) for k in own[0]}
+        drawn: dict[tuple[int, int], dict[str, Tensor]] = {}  # arms of one seed read the same
+        for source, seed in self.sources:
+            if (id(source), seed) not in drawn:
+                drawn[id(source), seed] = source.batch(seed, local, spread)
+        own = [drawn[id(source), seed] for source, seed in self.sources]
+        batch = {k: torch.stack([b[k] for b in own]) for k in own[0]}
+        B, T = batch["inputs"].shape[1:3]
+        self._read += batch["valid"].sum((1, 2)) if "valid" in batch else B * T
+        if self._packs is None:
+            able = self.net.kernel == "flex" and not self._drops()
+            self._packs = able and packing.worth(batch)
+        return packing.pack(batch) if self._packs else batch
 
     def _gradients(self, local: int) -> tuple[list[Tensor], Tensor, Tensor]:
         """Gradients of summed losses over a nominal count, loss sums and counts [E]."""
@@ -166,11 +183,11 @@ class Trainer:
         sums = counts = torch.zeros((), device=self.settings.device)
         for piece in self.budget.pieces():
             batch = self._batch(local, piece)
-            self._read += batch["inputs"].shape[1] * batch["inputs"].shape[2]
             drop = None
             if self._drops():
                 drop = Dropout(self.keys, self.step, piece.start)
-            sum_E, count_E = self.loss_of(self.params, batch, drop)
+            ready = self.net.prepare(batch)
+            sum_E, count_E = self.loss_of(self.params, batch, drop, ready)
             total = sum_E / self.nominal
             if self.scaler:
                 total = total * self.scaler["scale"]
@@ -207,7 +224,7 @@ class Trainer:
 
     def _advance(self) -> None:
         local = self.step - self.first
-        self._read = 0
+        self._read.zero_()
         grads, sums_E, counts_E = self._gradients(local)
         loss_E = sums_E / counts_E
         scale_E = self.nominal / counts_E
@@ -374,7 +391,7 @@ class Trainer:
         notes = {
             "step": self.step,
             "seconds": self.seconds,
-            "tokens": self.tokens,
+            "tokens": float(self.tokens[e]),
             "parent": self.members[e].parent,
             "best": {k: list(v) for k, v in self.best[e].items()},
             "curves": {c: arrays.pack(v) for c, v in self.curve(e).items()},
@@ -402,9 +419,10 @@ class Trainer:
             self.past[e] = {c: list(arrays.unpack(v)) for c, v in notes["curves"].items()}
             self.checks[e] = list(notes["checks"])
             self.best[e] = {k: (v, s) for k, (v, s) in notes["best"].items()}
+            self.tokens[e] = float(notes["tokens"])
         first = states[0]
         assert first is not None
-        self.seconds, self.tokens = float(first[1]["seconds"]), float(first[1]["tokens"])
+        self.seconds = float(first[1]["seconds"])
 
     def save(self) -> None:
         """Seal a checkpoint of every live member, then retire the older ones.  A member whose
@@ -438,6 +456,15 @@ class Trainer:
             out[c] = self.past[e][c] + now
         return out
 
+    def realised(self, e: int) -> dict[str, Any]:
+        """Phase -> what its rows held, where the task can tell."""
+        out = {}
+        for index, phase in enumerate(self.members[e].phases):
+            source, seed = (self.sources if index == self.phase else self._open(index))[e]
+            if found := source.realised(seed, range(phase.steps * (phase.spec.rows or 0))):
+                out[phase.name] = found
+        return out
+
     def summary(self, e: int) -> dict[str, Any]:
         """What the end of an attempt records."""
         curve = {
@@ -449,7 +476,7 @@ class Trainer:
         return {
             "step": self.step,
             "parent": self.members[e].parent,
-            "tokens": int(self.tokens),
+            "tokens": int(self.tokens[e].item()),
             "targets": int(self.targets[e].item()),
             "seconds": round(self.seconds, 3),
             "curves": curve,

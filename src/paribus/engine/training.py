@@ -232,6 +232,8 @@ def _finish(w: Worker, trainer: Trainer, group: list[Member]) -> None:
         rates = trainer.curve(e)["lr"]
         info["lr"] = [min(rates), max(rates)] if rates else None
         info["engine"]["code"] = w.code
+        if not trunk and (found := trainer.realised(e)):
+            info["realised"] = found
         try:
             keep = 0
             if trunk or "state" in kept:

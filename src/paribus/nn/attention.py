@@ -6,18 +6,19 @@ h is either its capital or 1.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from paribus.errors import Refused
+from paribus.nn import flex
 
 if TYPE_CHECKING:
     from paribus.nn.dropout import Dropout
 
-KERNELS = ("reference", "sdpa")
+KERNELS = ("reference", "sdpa", "flex")
 
 
 class Pattern(NamedTuple):
@@ -28,12 +29,16 @@ class Pattern(NamedTuple):
         mask: [e,b,h,T,S], true where allowed; None: everything, or what the bias says.
         bias: [e,b,h,T,S], added to the scaled logits; −∞ where the mask forbids.
         dead: [e,b,h,T,1], true where a query may read no key; None: there is none such.
+        block: of the flex kernel, torch's BlockMask; then mask, bias and dead are None.
+        score: of the flex kernel, a function that adds the bias to a score.
     """
 
     causal: bool = False
     mask: Tensor | None = None
     bias: Tensor | None = None
     dead: Tensor | None = None
+    block: Any = None
+    score: Any = None
 
 
 def pattern(
@@ -68,7 +73,7 @@ def alike(a: Pattern, b: Pattern) -> bool:
     """Whether two patterns hold the same values."""
     return a.causal == b.causal and all(
         x is y or (x is not None and y is not None and x.shape == y.shape and torch.equal(x, y))
-        for x, y in zip(a[1:], b[1:], strict=True)
+        for x, y in zip(a[1:4], b[1:4], strict=True)
     )
 
 
@@ -87,14 +92,16 @@ def attend(
     """o_EBHTd.  Softmax statistics are fp32 at least on every kernel."""
     if kernel not in KERNELS:
         raise Refused(f"no attention kernel {kernel!r}; there are: {', '.join(KERNELS)}")
+    dropping = dropout > 0 and drop is not None
+    if dropping and kernel != "reference":
+        raise Refused("dropout of attention probabilities needs the reference kernel")
+    if at.block is not None:
+        return flex.attend(q_EBHTd, k_EBGSd, v_EBGSd, at.block, at.score, scale)
     H, G = q_EBHTd.shape[2], k_EBGSd.shape[2]
     if G != H:
         k_EBGSd, v_EBGSd = (_repeat(x, H // G) for x in (k_EBGSd, v_EBGSd))
-    dropping = dropout > 0 and drop is not None
     if kernel == "reference":
         o = _reference(q_EBHTd, k_EBGSd, v_EBGSd, at, scale, dropout if dropping else 0, drop, site)
-    elif dropping:
-        raise Refused("dropout of attention probabilities needs the reference kernel")
     else:
         o = _sdpa(q_EBHTd, k_EBGSd, v_EBGSd, at, scale)
     return o if at.dead is None else o.masked_fill(at.dead, 0.0)

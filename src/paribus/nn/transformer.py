@@ -17,27 +17,21 @@ The residual stream, norms, rotations, softmax statistics and the returned logit
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from paribus.contracts import View
-from paribus.errors import SpecError
-from paribus.nn.attention import Pattern, alike, attend, pattern, settle
+from paribus.nn.attention import Pattern, attend
 from paribus.nn.cache import Cache
-from paribus.nn.declare import declare, numbers
 from paribus.nn.dropout import Dropout
 from paribus.nn.linear import cast, embed, linear
+from paribus.nn.places import Params, Places, Ready
 from paribus.spec import Model
 
-Params = Mapping[str, Tensor]
-# What is kept of plain tokens from one call to the next, in entries; patterns can be large.
-REMEMBERED = {"view": 8, "tables": 8, "patterns": 2}
 
-
-class Transformer:
+class Transformer(Places):
     """A model of a stack; it holds no parameters.
 
     Attributes:
@@ -46,145 +40,10 @@ class Transformer:
     """
 
     def __init__(self, model: Model) -> None:
-        self.model = model = numbers(model)
-        self.dims = model.dims()
-        self.declared = declare(model)
-        if model.mask is None:
-            raise SpecError("model.mask: not set; give masks.causal(), masks.full() or another")
-        self.mask = model.mask
+        super().__init__(model)
+        model = self.model
         # q and k are each multiplied by the temperature, so their product is by its square.
         self.scale = model.logit_scale.factor(self.dims) * model.temperature**2
-        self._names: dict[str, dict[str, str]] = {}
-        for path in self.declared:
-            prefix, _, name = path.rpartition(".")
-            self._names.setdefault(prefix, {})[name] = path
-        self._kept: dict[Any, Any] = {}
-        position = model.position
-        self._biased = position is not None and position.bias is not None
-        self._per_layer = position is not None and position.per_layer
-        self._learned = position is not None and bool(position.params(self.dims))
-
-    # ── coordinates and tables ──────────────────────────────────────────────────────────────
-
-    def view(
-        self, T: int, *, start: int = 0, device: Any = None, given: Params | None = None
-    ) -> View:
-        """Coordinates [e,b,T] of T tokens; ``index`` and ``token`` count from ``start`` unless
-        given."""
-        plain = torch.arange(start, start + T, device=device).view(1, 1, T)
-        mine = {n: _three(c) for n, c in (given or {}).items()}
-        return View({"index": plain, "token": plain, **mine})
-
-    def tables(
-        self,
-        view: View,
-        models: Sequence[Model] | None = None,
-        dtype: torch.dtype = torch.float32,
-    ) -> dict[str, Tensor]:
-        """The position's tables, first axis 1 or E.
-
-        Each trial's are computed in float64, as if it were alone, by its own model's part.
-
-        Args:
-            view: coordinates [e,b,T].
-            models: the models of the stack, where their positions differ in numbers.
-            dtype: what floating-point tables are cast to.
-        """
-        stack = [self.model] if models is None else list(models)
-        E = max(c.shape[0] for c in view.coordinates.values())
-        if E == 1 and all(m.position == stack[0].position for m in stack):
-            stack = stack[:1]
-        trials = []
-        for i in range(max(E, len(stack))):
-            part = stack[i if len(stack) > 1 else 0].position
-            own = view.map(lambda c, i=i: _exact(c[i : i + 1] if c.shape[0] > 1 else c))
-            trials.append({} if part is None else part.tables(self.dims, own))
-        out = {}
-        for name in trials[0]:
-            each = [t[name] for t in trials]
-            table = each[0] if len(each) == 1 else torch.cat(each)
-            table = table.to(dtype) if table.is_floating_point() else table
-            out[name] = table.to(view.index.device)
-        return out
-
-    def _keep(self, key: Any, make: Any) -> Any:
-        """What ``make`` returns, remembered; made outside inference mode, so that it can serve a
-        training step later."""
-        if key not in self._kept:
-            same = [k for k in self._kept if k[0] == key[0]]
-            if len(same) >= REMEMBERED[key[0]]:
-                del self._kept[same[0]]
-            with torch.inference_mode(False), torch.no_grad():
-                self._kept[key] = make()
-        return self._kept[key]
-
-    # ── attention patterns ──────────────────────────────────────────────────────────────────
-
-    def _promised(self, T: int, S: int) -> Pattern | None:
-        """A pattern of tokens in order that needs no mask, by the mask's own promise."""
-        if self.mask.sdpa == "full":
-            return Pattern()
-        if self.mask.sdpa == "causal" and (T == S or T == 1):  # the newest token reads all
-            return Pattern(causal=T > 1)
-        return None
-
-    def _bias(self, own: Params, tables: Params, q: View, k: View) -> Tensor:
-        """Bias [e,b,H,T,S] for views that broadcast against each other."""
-        every = (*own.values(), *tables.values())
-        E, device = max((x.shape[0] for x in every), default=1), q.index.device
-        wide = {name: x.expand(E, *x.shape[1:]) for name, x in tables.items()}
-        e = torch.arange(E, device=device).view(E, 1, 1, 1, 1)
-        h = torch.arange(self.dims.heads, device=device).view(1, 1, -1, 1, 1)
-        return self.model.position.bias(wide, own, e, h, q, k)  # type: ignore[union-attr]
-
-    def patterns(
-        self,
-        p: Params,
-        tables: Params,
-        q: View,
-        k: View,
-        valid_EBS: Tensor | None,
-        given: Params,
-        keep: bool,
-    ) -> Sequence[Pattern]:
-        """Each layer's pattern, for queries [e,b,T] and keys [e,b,S] (``given`` of their
-        coordinates by the caller).
-
-        Patterns of plain tokens without parameters are the same in every step: they are made once,
-        and layers that agree share one.
-        """
-        T, S = q.index.shape[2], k.index.shape[2]
-        ordered = valid_EBS is None and "index" not in given
-        promised = self._promised(T, S) if ordered else None
-        if promised is not None and not self._biased:
-            return [promised] * self.dims.layers
-        q_view = q.map(lambda c: c[:, :, None, :, None])
-        k_view = k.map(lambda c: c[:, :, None, None, :])
-
-        def make(layer: int) -> Pattern:
-            bias = mask = None
-            if self._biased:
-                own = self._own(p, f"blocks.{layer}.position" if self._per_layer else "position")
-                bias = self._bias(own, tables, q_view, k_view)
-            if promised is not None:
-                return pattern(bias=bias, causal=promised.causal)
-            mask = self.mask.allowed(layer, q_view, k_view)
-            if valid_EBS is not None:
-                mask = mask & valid_EBS[:, :, None, None, :]
-            return pattern(mask, bias)
-
-        def settled() -> tuple[Params, list[Pattern]]:
-            out: list[Pattern] = []
-            for layer in range(self.dims.layers):
-                new = settle(make(layer))
-                out.append(next((old for old in out if alike(old, new)), new))
-            return tables, out  # the tables stay alive with the entry: their id is its key
-
-        if keep and ordered and not given and not (self._biased and self._learned):
-            return self._keep(("patterns", id(tables), T, q.index.device), settled)[1]
-        return [make(layer) for layer in range(self.dims.layers)]
-
-    # ── the forward pass ────────────────────────────────────────────────────────────────────
 
     def forward(
         self,
@@ -198,6 +57,7 @@ class Transformer:
         drop: Dropout | None = None,
         kernel: str = "sdpa",
         dtype: torch.dtype | None = None,
+        ready: Ready | None = None,
     ) -> Tensor:
         """Logits [E,B,T,V], or [E,B,T] of a scalar read-out at every token.
 
@@ -210,28 +70,14 @@ class Transformer:
             valid_EBT: false where a token is padding: no query reads it.
             cache: keys and values of earlier tokens; these tokens are appended.
             drop: dropout of this pass; None: none.
-            kernel: "sdpa" or "reference".
+            kernel: "sdpa" or "reference"; "flex" needs ``ready``.
             dtype: compute dtype; None: that of the parameters.
+            ready: from ``ready``; then view, tables and validity are not looked at.
         """
-        model, T, device = self.model, inputs.shape[2], inputs.device
-        start = 0 if cache is None else cache.length
-        given = {} if view is None else {n: _three(c) for n, c in view.coordinates.items()}
-        valid_EBS = given.pop("valid", None)
-        valid_EBS = valid_EBS if valid_EBT is None else _three(valid_EBT)
-        master = next(iter(p.values())).dtype
-        if not given and cache is None:
-            q = self._keep(("view", T, device), lambda: self.view(T, device=device))
-            if tables is None:
-                key = ("tables", T, device, master)
-                tables = self._keep(key, lambda: self.tables(q, dtype=master))
-        else:
-            q = self.view(T, start=start, device=device, given=given)
-            tables = self.tables(q, dtype=master) if tables is None else tables
-        k = q
-        if cache is not None:
-            k, valid_EBS = cache.see(q, valid_EBS)
-        reads = self.patterns(p, tables, q, k, valid_EBS, given, keep=cache is None)
-
+        model = self.model
+        if ready is None:
+            ready = self._places(p, inputs, view, tables, valid_EBT, cache)
+        tables, reads = ready
         x = self._read_in(p, inputs, tables, dtype)
         if drop is not None:
             x = drop.apply(x, model.embed_dropout, 0)
@@ -244,14 +90,10 @@ class Transformer:
             h = model.mlp.forward(weights, cast(h, dtype))
             x = x + (h if drop is None else drop.apply(h, model.dropout, 3 * i + 2))
         if cache is not None:
-            cache.advance(T)
+            cache.advance(inputs.shape[2])
         return self._read_out(p, self._norm(p, "final_norm", model.norm, x), dtype)
 
     __call__ = forward
-
-    def _own(self, p: Params, prefix: str) -> dict[str, Tensor]:
-        """The parameters below a prefix, by their last name."""
-        return {name: p[path] for name, path in self._names.get(prefix, {}).items()}
 
     def _norm(self, p: Params, prefix: str, norm: Any, x: Tensor) -> Tensor:
         shape = [1] * (x.ndim - 2)
@@ -330,13 +172,3 @@ class Transformer:
             return linear(x_EBTD, weight, bias).squeeze(-1).to(bias.dtype)
         table = p["head"] if "head" in self.declared else p["embed.tokens"]
         return linear(x_EBTD, cast(table, dtype)).to(table.dtype)
-
-
-def _exact(c: Tensor) -> Tensor:
-    """A coordinate in float64, as parts are promised; on the CPU where the device has none."""
-    return (c.cpu() if c.device.type == "mps" else c).double()
-
-
-def _three(c: Tensor) -> Tensor:
-    """A coordinate as [e,b,T]."""
-    return c.reshape((1,) * (3 - c.ndim) + tuple(c.shape))

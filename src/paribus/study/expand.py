@@ -164,7 +164,7 @@ def _budgeted(study: Study, spec: Spec) -> Spec:
         length = spec.task.io().length
         if length is None:
             raise SpecError(f"budget: {unit} need a task of fixed length")
-        per_step = float(rows * length)
+        per_step = float(rows * spec.task.io().per_row)
         if unit == "flops":
             from paribus.nn import flops
 

@@ -30,8 +30,8 @@ def parameters(spec: specs.Spec) -> int:
 
 
 def tokens(spec: specs.Spec) -> int:
-    """Tokens that training reads."""
-    return (spec.steps or 0) * (spec.rows or 0) * (spec.task.io().length or 1)
+    """Tokens that training reads, padding not counted."""
+    return round((spec.steps or 0) * (spec.rows or 0) * spec.task.io().per_row)
 
 
 def flops_per_token(spec: specs.Spec) -> float:

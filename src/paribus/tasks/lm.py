@@ -11,7 +11,7 @@ from paribus.contracts import Corpus, Io, Metric, Source, Task, Tokenizer
 from paribus.errors import SpecError
 from paribus.lazy import numpy as np
 from paribus.lazy import torch
-from paribus.nn.losses import nats
+from paribus.nn.losses import language, nats
 from paribus.rng import Stream
 from paribus.text import ngrams
 
@@ -79,21 +79,14 @@ class Lm(Task, frozen=True, kw_only=True):
     def score(
         self, outputs: Tensor, batch: Mapping[str, Tensor]
     ) -> dict[str, tuple[Tensor, Tensor]]:
-        nats_EBT, counted_EBT = nats(outputs, batch["targets"])
-        nats_EBT = nats_EBT.double()
-        out = {"loss": (nats_EBT.sum(2), counted_EBT.sum(2))}
-        if "bytes" in batch:  # tokens of no bytes (BOS, EOS) count in neither sum
-            bytes_EBT = batch["bytes"]
-            bits_EB = (nats_EBT * (bytes_EBT > 0)).sum(2) / np.log(2.0)
-            out["bpb"] = (bits_EB, bytes_EBT.sum(2))
-        return out
+        return language(outputs, batch)
 
     def baselines(self, data: Data) -> dict[str, dict[str, float]]:
         """Counts of the training split, scored on the evaluated text."""
         train = data.bind("train").tokens(self.corpus, self.tokenizer)
         source = _Stream(self, data.tokens(self.corpus, self.tokenizer), "cpu")
         judged = np.asarray(source.tokens.ids[: source.size * self.length + 1])
-        found = ngrams.baselines(np.asarray(train.ids), judged, train.vocab)
+        found = ngrams.baselines(np.asarray(train.ids), judged[:-1], judged[1:], train.vocab)
         return {name: {"loss": value} for name, value in found.items()}
 
 

@@ -16,6 +16,7 @@ from paribus import (
     presets,
     schedules,
     tasks,
+    tokenizers,
 )
 
 loss = metric("loss")  # nats a token; the task says that lower is better
@@ -38,7 +39,11 @@ study = Study(
             width=512, heads=8, position=positions.rope2d(ratio=0.5), mask=masks.branch()
         ),
         task=tasks.branches(
-            corpus=corpora.files(path="pretrain_512.jsonl"), branches=1, texts_per_step=64
+            corpus=corpora.files(path="pretrain_512.jsonl"),
+            tokenizer=tokenizers.bpe(vocab=6400),
+            length=512,
+            branches=1,
+            texts_per_step=64,
         ),
         optim=optim.adamw(lr=5e-4),
         schedule=schedules.cosine(floor=0.1),

@@ -1,0 +1,41 @@
+"""Rows without their padding: the tokens of a batch end to end, for kernels that read by row.
+
+E trials, B rows, T tokens of a row, N tokens of a packed row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from paribus.nn.flex import BLOCK
+
+WORTH = 0.9  # share of tokens that are no padding, above which rows stay as they are
+
+
+def worth(batch: Mapping[str, Tensor]) -> bool:
+    """Whether enough of a batch is padding, and all of it goes by token."""
+    valid, shape = batch.get("valid"), batch["inputs"].shape[:3]
+    if valid is None or any(t.shape[:3] != shape for t in batch.values()):
+        return False
+    return bool(valid.double().mean() < WORTH)
+
+
+def pack(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """One row [E,1,N] a trial of a batch [E,B,T].  Sums over tokens stay what they were; the
+    coordinate ``row`` keeps rows apart, and ``index`` and ``token`` stay those of the row."""
+    E, B, T = batch["inputs"].shape[:3]
+    device = batch["inputs"].device
+    valid_EN = batch["valid"].reshape(E, B * T)
+    N = -(-int(valid_EN.sum(1).max()) // BLOCK) * BLOCK
+    order_EN = valid_EN.int().argsort(dim=1, descending=True, stable=True)[:, : min(N, B * T)]
+    place = torch.arange(B * T, device=device).expand(E, B * T).view(E, B, T)
+    whole = {"pos.index": place % T, "pos.token": place % T, **batch, "pos.row": place // T}
+    out = {}
+    for name, t in whole.items():
+        flat = t.reshape(E, B * T, *t.shape[3:])
+        index = order_EN.view(*order_EN.shape, *[1] * (t.ndim - 3))
+        out[name] = torch.take_along_dim(flat, index, 1)[:, None]
+    return out

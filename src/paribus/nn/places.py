@@ -1,0 +1,297 @@
+"""Where tokens stand and what they read: coordinates, the position's tables, attention patterns.
+
+E trials of the stack, B rows, T tokens (queries), S tokens (keys), H query heads.  A lower-case e
+or b is 1 or its capital.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from paribus.contracts import View
+from paribus.errors import SpecError
+from paribus.nn import flex
+from paribus.nn.attention import Pattern, alike, pattern, settle
+from paribus.nn.declare import declare, numbers
+from paribus.spec import Model
+
+if TYPE_CHECKING:
+    from paribus.nn.cache import Cache
+
+Params = Mapping[str, Tensor]
+# What is kept of plain tokens from one call to the next, in entries; patterns can be large.
+REMEMBERED = {"view": 8, "tables": 8, "patterns": 2}
+
+
+class Ready(NamedTuple):
+    """What a pass needs of its tokens' places, made beforehand: the position's tables and each
+    layer's pattern."""
+
+    tables: Params
+    reads: Sequence[Pattern]
+
+
+class Places:
+    """The part of a model that looks at coordinates.
+
+    Attributes:
+        model: the resolved model.
+        declared: path -> declaration of every parameter, without the trial axis.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self.model = model = numbers(model)
+        self.dims = model.dims()
+        self.declared = declare(model)
+        if model.mask is None:
+            raise SpecError("model.mask: not set; give masks.causal(), masks.full() or another")
+        self.mask = model.mask
+        self._names: dict[str, dict[str, str]] = {}
+        for path in self.declared:
+            prefix, _, name = path.rpartition(".")
+            self._names.setdefault(prefix, {})[name] = path
+        self._kept: dict[Any, Any] = {}
+        position = model.position
+        self._biased = position is not None and position.bias is not None
+        self._per_layer = position is not None and position.per_layer
+        self._learned = position is not None and bool(position.params(self.dims))
+
+    def _own(self, p: Params, prefix: str) -> dict[str, Tensor]:
+        """The parameters below a prefix, by their last name."""
+        return {name: p[path] for name, path in self._names.get(prefix, {}).items()}
+
+    # ── coordinates and tables ──────────────────────────────────────────────────────────────
+
+    def view(
+        self, T: int, *, start: int = 0, device: Any = None, given: Params | None = None
+    ) -> View:
+        """Coordinates [e,b,T] of T tokens; ``index`` and ``token`` count from ``start`` unless
+        given.  A row of plain tokens is one branch: ``branch`` is 0, ``time`` is the token."""
+        plain = torch.arange(start, start + T, device=device).view(1, 1, T)
+        mine = {n: _three(c) for n, c in (given or {}).items()}
+        mine = {"index": plain, "token": plain, **mine}
+        zero = torch.zeros_like(plain)
+        return View({"branch": zero, "main": zero, "time": mine["token"], **mine})
+
+    def tables(
+        self,
+        view: View,
+        models: Sequence[Model] | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> dict[str, Tensor]:
+        """The position's tables, first axis 1 or E.
+
+        Each trial's are computed in float64, as if it were alone, by its own model's part.
+
+        Args:
+            view: coordinates [e,b,T].
+            models: the models of the stack, where their positions differ in numbers.
+            dtype: what floating-point tables are cast to.
+        """
+        stack = [self.model] if models is None else list(models)
+        E = max(c.shape[0] for c in view.coordinates.values())
+        if E == 1 and all(m.position == stack[0].position for m in stack):
+            stack = stack[:1]
+        trials = []
+        for i in range(max(E, len(stack))):
+            part = stack[i if len(stack) > 1 else 0].position
+            own = view.map(lambda c, i=i: _exact(c[i : i + 1] if c.shape[0] > 1 else c))
+            trials.append({} if part is None else part.tables(self.dims, own))
+        out = {}
+        for name in trials[0]:
+            each = [t[name] for t in trials]
+            sizes = torch.broadcast_shapes(*(t.shape for t in each))
+            table = each[0] if len(each) == 1 else torch.cat([t.expand(sizes) for t in each])
+            table = table.to(dtype) if table.is_floating_point() else table
+            out[name] = table.to(view.index.device)
+        return out
+
+    def _keep(self, key: Any, make: Any) -> Any:
+        """What ``make`` returns, remembered; made outside inference mode, so that it can serve a
+        training step later."""
+        if key not in self._kept:
+            same = [k for k in self._kept if k[0] == key[0]]
+            if len(same) >= REMEMBERED[key[0]]:
+                del self._kept[same[0]]
+            with torch.inference_mode(False), torch.no_grad():
+                self._kept[key] = make()
+        return self._kept[key]
+
+    # ── attention patterns ──────────────────────────────────────────────────────────────────
+
+    def _promised(self, T: int, S: int) -> Pattern | None:
+        """A pattern of tokens in order that needs no mask, by the mask's own promise."""
+        if self.mask.sdpa == "full":
+            return Pattern()
+        if self.mask.sdpa == "causal" and (T == S or T == 1):  # the newest token reads all
+            return Pattern(causal=T > 1)
+        return None
+
+    def _bias(self, own: Params, tables: Params, q: View, k: View) -> Tensor:
+        """Bias [e,b,H,T,S] for views that broadcast against each other."""
+        every = (*own.values(), *tables.values())
+        E, device = max((x.shape[0] for x in every), default=1), q.index.device
+        wide = {name: x.expand(E, *x.shape[1:]) for name, x in tables.items()}
+        e = torch.arange(E, device=device).view(E, 1, 1, 1, 1)
+        h = torch.arange(self.dims.heads, device=device).view(1, 1, -1, 1, 1)
+        return self.model.position.bias(wide, own, e, h, q, k)  # type: ignore[union-attr]
+
+    def patterns(
+        self,
+        p: Params,
+        tables: Params,
+        q: View,
+        k: View,
+        valid_EBS: Tensor | None,
+        given: Params,
+        keep: bool,
+    ) -> Sequence[Pattern]:
+        """Each layer's pattern, for queries [e,b,T] and keys [e,b,S] (``given`` of their
+        coordinates by the caller; where ``row`` is among them, a row of the batch holds several).
+
+        Patterns of plain tokens without parameters are the same in every step: they are made once,
+        and layers that agree share one.
+        """
+        T, S = q.index.shape[2], k.index.shape[2]
+        ordered = valid_EBS is None and "index" not in given
+        promised = self._promised(T, S) if ordered else None
+        if promised is not None and not self._biased:
+            return [promised] * self.dims.layers
+        q_view = q.map(lambda c: c[:, :, None, :, None])
+        k_view = k.map(lambda c: c[:, :, None, None, :])
+
+        def make(layer: int) -> Pattern:
+            bias = mask = None
+            if self._biased:
+                own = self._own(p, f"blocks.{layer}.position" if self._per_layer else "position")
+                bias = self._bias(own, tables, q_view, k_view)
+            if promised is not None:
+                return pattern(bias=bias, causal=promised.causal)
+            mask = self._allowed(layer, q_view, k_view)
+            if valid_EBS is not None:
+                mask = mask & valid_EBS[:, :, None, None, :]
+            return pattern(mask, bias)
+
+        def settled() -> tuple[Params, list[Pattern]]:
+            out: list[Pattern] = []
+            for layer in range(self.dims.layers):
+                new = settle(make(layer))
+                out.append(next((old for old in out if alike(old, new)), new))
+            return tables, out  # the tables stay alive with the entry: their id is its key
+
+        if keep and ordered and not given and not (self._biased and self._learned):
+            return self._keep(("patterns", id(tables), T, q.index.device), settled)[1]
+        return self._each(make)
+
+    def _allowed(self, layer: int, q: View, k: View) -> Tensor:
+        keep = self.mask.allowed(layer, q, k)
+        return keep & (q.row == k.row) if "row" in q.coordinates else keep
+
+    def _each(self, make: Callable[[int], Pattern]) -> list[Pattern]:
+        """A pattern for each layer; one for all where layers do not differ."""
+        if self.mask.per_layer or (self._biased and self._per_layer):
+            return [make(layer) for layer in range(self.dims.layers)]
+        return [make(0)] * self.dims.layers
+
+    @property
+    def plain(self) -> bool:
+        """Whether patterns hold no parameters, so that they can be made before a pass."""
+        return not (self._biased and self._learned)
+
+    @property
+    def promised(self) -> bool:
+        """Whether the fused kernel can build the mask of plain tokens itself."""
+        return self.mask.sdpa is not None
+
+    def ready(
+        self,
+        sizes: tuple[int, int, int],
+        given: Params,
+        valid_EBT: Tensor | None = None,
+        *,
+        models: Sequence[Model] | None = None,
+        kernel: str = "sdpa",
+        dtype: torch.dtype = torch.float32,
+        device: Any = None,
+    ) -> Ready:
+        """Tables and patterns for tokens at ``given`` coordinates, made once for many passes; of a
+        model that is ``plain``.
+
+        Args:
+            sizes: (E, B, T) of the inputs.
+            given, valid_EBT, models, kernel, dtype: as of ``forward`` and ``tables``.
+        """
+        E, B, T = sizes
+        given = {n: _three(c) for n, c in given.items()}
+        q = self.view(T, device=device, given=given)
+        tables = self.tables(q, models, dtype)
+        if kernel != "flex":
+            reads = self.patterns({}, tables, q, q, valid_EBT, given, keep=False)
+            return Ready(tables, [*map(settle, reads)])
+        view = q if valid_EBT is None else View({**q.coordinates, "valid": valid_EBT.bool()})
+
+        def make(layer: int) -> Pattern:
+            allowed = functools.partial(self._allowed, layer)
+            return Pattern(
+                block=flex.block_mask(allowed, view, view, E, B),
+                score=self._score(tables, view, B) if self._biased else None,
+            )
+
+        return Ready(tables, self._each(make))
+
+    def _score(self, tables: Params, view: View, B: int) -> Callable[..., Tensor]:
+        """The bias without parameters as the flex kernel wants it, one pair of tokens at a time."""
+        E = max((x.shape[0] for x in tables.values()), default=1)
+        bias, at_RT = self.model.position.bias, flex.flat(view, (E, B))  # type: ignore[union-attr]
+        rows = next(iter(at_RT.values())).shape[0]
+
+        def score(s: Tensor, b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
+            r = b % rows
+            q, k = (View({n: c[r, x] for n, c in at_RT.items()}) for x in (i, j))
+            return s + bias(tables, {}, b // B % E, h, q, k).to(s.dtype)
+
+        return score
+
+    def _places(
+        self,
+        p: Params,
+        inputs: Tensor,
+        view: View | None,
+        tables: Params | None,
+        valid_EBT: Tensor | None,
+        cache: Cache | None,
+    ) -> Ready:
+        """Tables and patterns of one pass."""
+        T, device = inputs.shape[2], inputs.device
+        start = 0 if cache is None else cache.length
+        given = {} if view is None else {n: _three(c) for n, c in view.coordinates.items()}
+        valid_EBS = given.pop("valid", None)
+        valid_EBS = valid_EBS if valid_EBT is None else _three(valid_EBT)
+        master = next(iter(p.values())).dtype
+        if not given and cache is None:
+            q = self._keep(("view", T, device), lambda: self.view(T, device=device))
+            if tables is None:
+                key = ("tables", T, device, master)
+                tables = self._keep(key, lambda: self.tables(q, dtype=master))
+        else:
+            q = self.view(T, start=start, device=device, given=given)
+            tables = self.tables(q, dtype=master) if tables is None else tables
+        k = q
+        if cache is not None:
+            k, valid_EBS = cache.see(q, valid_EBS)
+        return Ready(tables, self.patterns(p, tables, q, k, valid_EBS, given, keep=cache is None))
+
+
+def _exact(c: Tensor) -> Tensor:
+    """A coordinate in float64, as parts are promised; on the CPU where the device has none."""
+    return (c.cpu() if c.device.type == "mps" else c).double()
+
+
+def _three(c: Tensor) -> Tensor:
+    """A coordinate as [e,b,T]."""
+    return c.reshape((1,) * (3 - c.ndim) + tuple(c.shape))
