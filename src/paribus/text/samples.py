@@ -47,8 +47,8 @@ class Samples(Source):
         length = task.io().length
         assert length is not None
         self.length = length
-        whole = task.cut == "packed" and self.low == self.high
-        self.padded = not (whole and task.main + self.high * task.length == length)
+        full = task.cut == "packed" and self.low == self.high
+        self.padded = not (full and task.main + self.high * task.length == length)
         # A row of the run starts with the main prefix's text, where there is one.
         self.per_row = self.high + self.has_main
         self.epoch = len(self.texts) // self.per_row
@@ -64,6 +64,7 @@ class Samples(Source):
             counts = np.append(counts, rest)
         self.ends = np.cumsum(counts)
         self.size = len(counts)
+        self.judged_padded = self.padded or int(counts.min()) < self.per_row
         self._counts: dict[int, Counts] = {}
         self._order: dict[tuple[int, int], Ints] = {}
         self._kept: dict[str, Tensor] = {}
@@ -103,12 +104,12 @@ class Samples(Source):
 
     def batch(self, seed: int, step: int, rows: range) -> dict[str, Tensor]:
         offsets = self._offsets(seed, rows) if self.task.offsets else None
-        return self._rows(self.chosen(seed, rows), offsets)
+        return self._rows(self.chosen(seed, rows), offsets, self.padded)
 
     def examples(self, i: int, j: int) -> dict[str, Tensor]:
         rows = range(i, j)
         offsets = self._offsets(0, rows) if self.task.eval_offsets else None
-        out = self._rows(self.chosen(None, rows), offsets)
+        out = self._rows(self.chosen(None, rows), offsets, self.judged_padded)
         if self.tokens.token_bytes is not None:
             lengths = self._on_device("bytes", self.tokens.token_bytes)
             out["bytes"] = lengths[out["targets"].clamp(min=0)]
@@ -118,7 +119,9 @@ class Samples(Source):
         """Raw words, one for each text of each row."""
         return Stream(seed, "offsets").rows(rows, self.per_row)
 
-    def _rows(self, chosen_Bn: Ints, offsets: NDArray[np.uint64] | None) -> dict[str, Tensor]:
+    def _rows(
+        self, chosen_Bn: Ints, offsets: NDArray[np.uint64] | None, padded: bool
+    ) -> dict[str, Tensor]:
         there, task = chosen_Bn >= 0, self.task
         lengths_Bn = np.where(there, self.texts.lengths[chosen_Bn], 0)
         if self.has_main:
@@ -157,7 +160,7 @@ class Samples(Source):
             "pos.time": spread(at["time"]),
             "pos.main": spread(main.astype(np.int64)),
         }
-        return {**out, "valid": valid_BT} if self.padded else out
+        return {**out, "valid": valid_BT} if padded else out
 
     def _on_device(self, name: str, values: Any) -> Tensor:
         """A whole array on the device (it is small beside the activations)."""
