@@ -17,6 +17,8 @@ from paribus.text import ngrams
 from paribus.text.columns import Counts, columns, texts
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
     from torch import Tensor
 
@@ -111,7 +113,7 @@ class Samples(Source):
         offsets = self._offsets(0, rows) if self.task.eval_offsets else None
         out = self._rows(self.chosen(None, rows), offsets, self.judged_padded)
         if self.tokens.token_bytes is not None:
-            lengths = self._on_device("bytes", self.tokens.token_bytes)
+            lengths = self._on_device("bytes", lambda: self.tokens.token_bytes)
             out["bytes"] = lengths[out["targets"].clamp(min=0)]
         return out
 
@@ -148,7 +150,7 @@ class Samples(Source):
             whole[place] = values
             return torch.from_numpy(whole.reshape(B, T)).to(self.device)
 
-        ids = self._on_device("ids", np.asarray(self.tokens.ids).astype(np.int32))
+        ids = self._on_device("ids", lambda: np.asarray(self.tokens.ids).astype(np.int32))
         token_BT = spread(source)
         valid_BT = spread(np.ones(len(place), np.int64)).bool()
         scored_BT = spread(scored.astype(np.int64)).bool()
@@ -162,10 +164,10 @@ class Samples(Source):
         }
         return {**out, "valid": valid_BT} if padded else out
 
-    def _on_device(self, name: str, values: Any) -> Tensor:
-        """A whole array on the device (it is small beside the activations)."""
+    def _on_device(self, name: str, make: Callable[[], Any]) -> Tensor:
+        """A whole array on the device (it is small beside the activations), made once."""
         if name not in self._kept:
-            self._kept[name] = torch.from_numpy(np.asarray(values)).to(self.device)
+            self._kept[name] = torch.from_numpy(np.asarray(make())).to(self.device)
         return self._kept[name]
 
     # ── what was realised ──
