@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     Ints = NDArray[np.int64]
 
 BUCKET = 128  # rows longer than this have a multiple of it, which kernels that work in blocks like
+AT_ONCE = 1 << 18  # tokens of examples that are looked at together
 
 
 def most_tokens(tokens: int) -> int:
@@ -209,13 +210,15 @@ class Samples(Source):
 
     def trivial(self, train: Tokens) -> dict[str, float]:
         """Nats of unigram and bigram counts of ``train`` on the targets that are scored."""
-        n = int(self.ends[-1])
-        starts, lengths = self.texts.starts[:n], self.texts.lengths[:n]
-        order = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        place = np.repeat(starts, lengths) + order
-        scored = (order > 0) & (order >= self.task.answer_offset)
-        ids, at = np.asarray(self.tokens.ids), place[scored]
-        return ngrams.baselines(np.asarray(train.ids), ids[at - 1], ids[at], train.vocab)
+        before, targets = [], []
+        each = max(1, AT_ONCE // self.length)
+        for i in range(0, self.size, each):
+            batch = self.examples(i, min(i + each, self.size))
+            scored = batch["targets"] != IGNORE
+            before.append(batch["inputs"][scored].numpy())
+            targets.append(batch["targets"][scored].numpy())
+        pairs = np.concatenate(before), np.concatenate(targets)
+        return ngrams.baselines(np.asarray(train.ids), *pairs, train.vocab)
 
 
 def _told(there_Bn: Any, lengths_Bn: Any, source: Samples) -> dict[str, Any]:
