@@ -176,11 +176,13 @@ class Samples(Source):
     def realised(self, seed: int | None, rows: range) -> dict[str, Any]:
         """Samples by number of branches, texts and tokens, what no text holds, what was cut off at
         the end of rows, and (in training) the texts that whole epochs left over; of evaluations
-        also a hash of the list of texts."""
+        also a hash of the list of texts that these rows hold."""
         if seed is None:
             chosen = self.chosen(None, rows)
             told = _told(chosen >= 0, self.texts.lengths[chosen] * (chosen >= 0), self)
-            listed = np.stack([self.texts.starts, self.texts.lengths])[:, : int(self.ends[-1])]
+            begin = np.append(0, self.ends)
+            which = slice(int(begin[rows.start]), int(begin[rows.stop]))
+            listed = np.stack([self.texts.starts[which], self.texts.lengths[which]])
             name = hashlib.sha256(np.ascontiguousarray(listed, "<i8").tobytes())
             name.update(self.tokens.fingerprint.encode())
             return {**told, "list": name.hexdigest()[:32]}
