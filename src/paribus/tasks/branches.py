@@ -28,7 +28,8 @@ class Branches(Task, frozen=True, kw_only=True):
     ``time`` and ``main`` for positions and masks.  A token's target is the next token of its own
     text.  An epoch uses every text once, in an order keyed by (seed, epoch); how many a sample
     holds is keyed by (seed, epoch, sample).  Evaluation takes the first ``eval_texts`` texts of the
-    split, the same for every number of branches.
+    split, the same for every number of branches, in an order of its own: neighbours would be pieces
+    of one document, of which a branch could read what stands in the other.
 
     Attributes:
         length: tokens of a text at most.

@@ -66,6 +66,7 @@ class Samples(Source):
         if rest > self.has_main:  # the list is the same for every number of branches
             counts = np.append(counts, rest)
         self.ends = np.cumsum(counts)
+        self.listed = Stream(0, "judged").permutation(judged)[: int(self.ends[-1])]
         self.size = len(counts)
         self.judged_padded = self.padded or int(counts.min()) < self.per_row
         self._counts: dict[int, Counts] = {}
@@ -93,7 +94,7 @@ class Samples(Source):
         if seed is None:
             begin = np.append(0, self.ends)
             for i, r in enumerate(rows):
-                out[i, : begin[r + 1] - begin[r]] = np.arange(begin[r], begin[r + 1])
+                out[i, : begin[r + 1] - begin[r]] = self.listed[begin[r] : begin[r + 1]]
             return out
         at = 0
         for epoch, first, count in self.counts(seed).spread(rows):
@@ -181,7 +182,7 @@ class Samples(Source):
             chosen = self.chosen(None, rows)
             told = _told(chosen >= 0, self.texts.lengths[chosen] * (chosen >= 0), self)
             begin = np.append(0, self.ends)
-            which = slice(int(begin[rows.start]), int(begin[rows.stop]))
+            which = self.listed[begin[rows.start] : begin[rows.stop]]
             listed = np.stack([self.texts.starts[which], self.texts.lengths[which]])
             name = hashlib.sha256(np.ascontiguousarray(listed, "<i8").tobytes())
             name.update(self.tokens.fingerprint.encode())
