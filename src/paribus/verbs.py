@@ -6,12 +6,11 @@ import os
 import re
 import sys
 from argparse import Namespace
-from collections.abc import Iterable
 from pathlib import Path
 
 from paribus import parts
 from paribus.analysis import power
-from paribus.asked import chosen, device_of, free_memory, planned
+from paribus.asked import chosen, device_of, free_memory, planned, suffix
 from paribus.cli import FAILED, OK, STOPPED, WRONG, emit
 from paribus.comparing import audited, refuse_unfair, told
 from paribus.errors import ParibusError, SpecError, nearest
@@ -271,19 +270,10 @@ SUFFIXES = {"txt": "text", "csv": "csv", "json": "json", "md": "markdown", "tex"
             "parquet": "parquet"}  # fmt: skip
 
 
-def _suffix(output: str | None, known: Iterable[str], more: str = "") -> str:
-    """What a file's name ends with, without the dot; "" where nothing tells a format."""
-    suffix = Path(output or "").suffix[1:].lower()
-    if suffix and suffix not in known:
-        names = ", ".join(f".{k}" for k in known)
-        raise SpecError(f"-o {output}: no format is called .{suffix}; known: {names}{more}")
-    return suffix
-
-
 def do_results(o: Namespace) -> int:
     from paribus import api
 
-    o.format = o.format or SUFFIXES.get(_suffix(o.output, SUFFIXES, " (or --format)"), "text")
+    o.format = o.format or SUFFIXES.get(suffix(o.output, SUFFIXES, " (or --format)"), "text")
     if o.wide and (o.format != "csv" or o.metric or o.differences):
         raise SpecError("--wide goes with --format csv, without --metric and --differences")
     if o.format == "parquet" and not o.output:
@@ -323,7 +313,7 @@ def do_verdicts(o: Namespace) -> int:
 def do_report(o: Namespace) -> int:
     from paribus import api
 
-    _suffix(o.output, ("html", "md"))
+    suffix(o.output, ("html", "md"))
     _, plan = planned(o)
     loaded = api.Loaded.of(plan)
     path = loaded.write_report(o.output, lang=o.lang, always=True, everything=not o.output,
