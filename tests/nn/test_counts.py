@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from math import prod
@@ -40,6 +41,43 @@ PUBLISHED = [
 @pytest.mark.parametrize(("model", "want"), PUBLISHED)
 def test_published_counts(model, want):
     assert counts(model)["total"] == total(model) == want
+
+
+# width, heads, layers, key heads: parameters at 6,400 tokens, and those of one layer, as published.
+PARALLEL = [
+    ((512, 8, 8, 2), 25_829_888, 2_819_072),
+    ((512, 16, 8, 2), 25_305_600, 2_753_536),
+    ((512, 4, 8, 2), 26_878_464, 2_950_144),
+    ((256, 4, 8, 2), 7_540_992, 737_792),
+    ((1024, 16, 8, 2), 93_078_528, 10_815_488),
+    ((1536, 24, 8, 2), 201_745_920, 23_989_248),
+    ((1024, 8, 24, 2), 272_417_792, 11_077_632),
+    ((1024, 16, 24, 4), 272_417_792, 11_077_632),
+    ((1024, 32, 24, 8), 272_417_792, 11_077_632),
+    ((768, 8, 16, 2), 104_030_976, None),
+]
+
+
+@pytest.mark.parametrize(("sizes", "want", "layer"), PARALLEL, ids=str)
+def test_published_counts_of_parallel_branches(sizes, want, layer):
+    """A18: ParallelMind's models; the tied table counts once, positions and masks add nothing."""
+    h, heads, layers, kv = sizes
+    inter = 64 * math.ceil(int(h * 8 / 3) / 64)
+    each = 2 * h * h + 2 * h * kv * (h // heads) + 3 * h * inter + 2 * h
+    assert layer in (None, each)
+    for position in (positions.rope2d(), positions.rope2d(ratio=0.0), positions.fpe()):
+        model = mini(
+            width=h, heads=heads, layers=layers, kv_heads=kv, position=position, mask=masks.branch()
+        )
+        assert total(model) == want == 6400 * h + h + layers * each
+        declared = declare(model)
+        own = sum(prod(p.shape) for path, p in declared.items() if path.startswith("blocks.0."))
+        assert own == each
+        assert declared["blocks.0.mlp.gate"].shape == (inter, h)
+        assert "head" not in declared
+    assert total(mini(width=h, heads=heads, layers=layers, kv_heads=kv, vocab=32000)) == (
+        want + (32000 - 6400) * h
+    )
 
 
 @pytest.mark.parametrize("part", every_part(), ids=lambda p: f"{p.kind}.{p.name}")

@@ -7,7 +7,8 @@ from itertools import pairwise
 
 import pytest
 
-from paribus import parts
+from paribus import optim, parts
+from tests.engine import tiny
 
 schedules = parts.Namespace("schedules")
 every = pytest.mark.parametrize("cls", list(parts.scan("schedules")), ids=lambda c: c.__part__)
@@ -58,3 +59,45 @@ def test_shapes():
     assert trace(schedules.wsd(decay=0.4), 10) == pytest.approx([1.0] * 6 + [0.75, 0.5, 0.25, 0.0])
     assert trace(schedules.wsd(decay=4), 10) == trace(schedules.wsd(decay=0.4), 10)
     assert trace(schedules.wsd(decay=0.01), 5) == [1.0] * 4 + [0.0], "one step at least"
+
+
+# ── the rate of MiniMind and ParallelMind ───────────────────────────────────────────────────
+
+# lr/10 + lr/2 · (1 + cos(π s/S)) for update s of S: from 1.1 lr towards 0.1 lr, without warm-up.
+DOCUMENTED = schedules.cosine(floor=1 / 11, reach=False)
+
+
+def documented(lr, s, total):
+    return lr / 10 + 0.5 * lr * (1 + math.cos(math.pi * s / total))
+
+
+@pytest.mark.parametrize("total", [1, 2, 7, 1000, 32_000])
+def test_the_documented_formula(total):
+    """A17: it is a cosine of floor 1/11 with a peak of 1.1 lr."""
+    lr = 5e-4
+    for s in {0, 1, total // 3, total // 2, total - 1, total}:
+        want = documented(lr, s, total)
+        assert 1.1 * lr * DOCUMENTED.factor(s, total) == pytest.approx(want, rel=1e-12)
+    assert 1.1 * lr * DOCUMENTED.factor(0, total) == pytest.approx(5.5e-4, rel=1e-12)
+    assert 1.1 * lr * DOCUMENTED.factor(total, total) == pytest.approx(5e-5, rel=1e-12)
+    last = 1.1 * lr * DOCUMENTED.factor(total - 1, total)
+    above = 0.5 * lr * (1 - math.cos(math.pi / total))  # the floor comes one update later
+    assert last == pytest.approx(5e-5 + above, rel=1e-9)
+
+
+def test_progress_that_does_not_reach_the_floor_lags_by_one_update():
+    for warmup in (0, 3):
+        reach, lag = (schedules.cosine(warmup=warmup, floor=0.1, reach=r) for r in (True, False))
+        assert trace(reach, 20)[:warmup] == trace(lag, 20)[:warmup]
+        assert lag.factor(warmup, 20) == 1
+        assert trace(reach, 20)[warmup:] == [lag.factor(s + 1, 20) for s in range(warmup, 20)]
+
+
+@pytest.mark.parametrize("micro", [None, 1, 2])
+def test_the_rate_that_is_trained_with_is_the_documented_one(micro):
+    """A17: by optimizer step, whatever is accumulated; the first and the last are as documented."""
+    m = tiny.member(1, optim=optim.adamw(lr=1.1 * 5e-4), schedule=DOCUMENTED, steps=6, rows=4)
+    rates = tiny.train([m], micro=micro).curve(0)["lr"]
+    assert rates == pytest.approx([documented(5e-4, s, 6) for s in range(6)], rel=1e-12)
+    assert rates[0] == pytest.approx(5.5e-4, rel=1e-12)
+    assert rates[5] == pytest.approx(5e-5 + 2.5e-4 * (1 - math.cos(math.pi / 6)), rel=1e-12)

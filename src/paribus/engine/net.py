@@ -13,7 +13,7 @@ from torch import Tensor
 
 from paribus import parts
 from paribus.contracts import P, View
-from paribus.errors import SpecError
+from paribus.errors import Refused, SpecError
 from paribus.nn.dropout import Dropout
 from paribus.nn.initialise import initialise
 from paribus.nn.places import Ready
@@ -47,6 +47,11 @@ class Net:
             kernel = "flex" if self.core.plain and not self.core.promised else "sdpa"
         # Dropout of attention probabilities has the reference kernel alone; the record says so.
         self.kernel = "reference" if model.attn_dropout else kernel
+        if self.kernel == "flex" and not self.core.plain:
+            raise Refused(
+                "kernel flex: the position's bias has parameters, so it must be written out for "
+                "all pairs of tokens; use the sdpa kernel"
+            )
         self._ready: tuple[Any, Mapping[str, Tensor], Ready] | None = None
         self.declared: dict[str, P] = self.core.declared
         self.trained: list[str] = trained_paths(self.declared, spec.freeze)

@@ -24,6 +24,7 @@ from paribus.engine.compiled import Either
 from paribus.engine.members import Member, Stopped
 from paribus.engine.net import ExternalNet, Net, make_net
 from paribus.engine.settings import Settings, describe
+from paribus.errors import Refused
 from paribus.nn.dropout import Dropout
 from paribus.nn.places import Ready
 from paribus.parts import dump
@@ -106,6 +107,8 @@ class Trainer:
         began = max(i for i in range(index + 1) if i == 0 or every[i].optim != "keep")
         self.origin = sum(p.steps for p in every[:began])  # where the optimizer's state began
         self.net = make_net(self.specs, self.settings.device, self.settings.attention)
+        if self.net.kernel == "flex" and not self.settings.device.startswith("cuda"):
+            raise Refused("kernel flex: torch trains it on CUDA alone; use the sdpa kernel")
         fresh = self.phase == -1 and not any(m.state for m in self.members)
         if fresh:
             self.params = self.net.initial([m.seed for m in self.members])

@@ -122,7 +122,8 @@ def attend(
 
 
 def _kernel(cuda: bool) -> Any:
-    """The fused kernel where there is one; on the CPU torch's plain form, which can be trained."""
+    """The fused kernel where there is one; on the CPU torch's plain form, which has no gradients
+    and makes all scores at once."""
     from torch.nn.attention.flex_attention import flex_attention
 
     return _compiled() if cuda and not torch.compiler.is_compiling() else flex_attention

@@ -97,11 +97,10 @@ def base(scale: str, branches: int | tuple[int, int] = 1) -> Spec:
             steps=32_000,
         )
     small = scale == "small"
-    shape = {"width": 256, "heads": 4, "layers": 4} if small else {"width": 64, "heads": 2, "layers": 1}
+    width, heads, layers = (256, 4, 4) if small else (64, 2, 1)
+    shape = {"width": width, "heads": heads, "layers": layers}
     return Spec(
-        model=presets.minimind_512(
-            vocab=None, position=position, mask=mask, **shape
-        ),
+        model=presets.minimind_512(vocab=None, position=position, mask=mask, **shape),
         task=tasks.branches(
             corpus=corpora.stdlib(),
             tokenizer=tokenizers.bytes(),
@@ -119,9 +118,7 @@ def base(scale: str, branches: int | tuple[int, int] = 1) -> Spec:
     )
 
 
-def hypotheses(
-    ratios: Factor, trained: Factor, judged: Factor, *others: Factor
-) -> dict[str, Any]:
+def hypotheses(ratios: Factor, trained: Factor, judged: Factor, *others: Factor) -> dict[str, Any]:
     """The document's first four; ``others`` are averaged over."""
     tags = [level.tag for level in trained.levels]
     fixed = [t for t in tags if t.startswith("fixed")]
@@ -130,9 +127,7 @@ def hypotheses(
     own = {t: k for t in fixed if (k := int(t.removeprefix("fixed"))) in counts}
     rise = loss.slope(judged.log2)
     return {
-        "H1": best(
-            ratios[0], on=loss.at(judged[1]).mean(*others), where=trained["fixed1"]
-        ),
+        "H1": best(ratios[0], on=loss.at(judged[1]).mean(*others), where=trained["fixed1"]),
         "H2": best(ratios[1.0], on=rise.mean(trained, *others)),
         "H3": every(
             best(trained[t], on=loss.at(judged[k]).mean(ratios, *others)) for t, k in own.items()

@@ -1,4 +1,4 @@
-"""Does the share of branch frequencies, or the training branches, decide how loss grows with branches?
+"""Does the share of branch frequencies decide how loss grows with the number of branches?
 
 ParallelMind's first experiment: 6 shares × 9 numbers of training branches, judged at 1 … 32.
 """

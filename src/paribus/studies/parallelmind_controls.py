@@ -68,9 +68,7 @@ def study(scale: str) -> Study:
             H2=best(ratio[1.0], on=rise, where=columnar & flat),
             H2_time=best(ratio[1.0], on=rise, where=columnar & time),
             H2_isolated=best(ratio[1.0], on=rise, where=isolated & flat),
-            flat_index=better(
-                time, than=flat, on=rise.mean(ratio), where=columnar, by=0.02
-            ),
+            flat_index=better(time, than=flat, on=rise.mean(ratio), where=columnar, by=0.02),
             reading=better(
                 mask["isolated"],
                 than=mask["columnar"],

@@ -36,17 +36,15 @@ def study(scale: str) -> Study:
         evaluate=[Eval("lm", over=[judged])],
         baseline=ratio[0],
         names="{model.width}-d{head_dim}-h{model.heads}-r{rope_ratio}-b{train_branch}",
-        columns="head_dim, num_heads=model.heads, rope_ratio, train_branch, eval_branch, loss, ppl, "
-        "freq_count=model.head_dim/2, ratio_precision=2/model.head_dim",
+        columns="head_dim, num_heads=model.heads, rope_ratio, train_branch, eval_branch, loss, "
+        "ppl, freq_count=model.head_dim/2, ratio_precision=2/model.head_dim",
         accept={"head_dim moves model.heads": "the width is fixed, as in the document"},
         hypotheses={
             **shared.hypotheses(ratio, branch, judged, head_dim),
             "H5": stated("More heads lower the loss: asked by parallelmind-heads."),
             # Finer control as something to measure: what the ratio does to the rise grows with
             # the size of the heads.
-            "H6": increasing(
-                on=(rise.at(ratio[0]) - rise.at(ratio[1.0])).slope(head_dim.log2)
-            ),
+            "H6": increasing(on=(rise.at(ratio[0]) - rise.at(ratio[1.0])).slope(head_dim.log2)),
         },
         checks=shared.learned(ratio, branch, judged),
     )

@@ -28,11 +28,13 @@ class Branches(Task, frozen=True, kw_only=True):
     ``time`` and ``main`` for positions and masks.  A token's target is the next token of its own
     text.  An epoch uses every text once, in an order keyed by (seed, epoch); how many a sample
     holds is keyed by (seed, epoch, sample).  Evaluation takes the first ``eval_texts`` texts of the
-    split, the same for every number of branches.
+    split, the same for every number of branches, in an order of its own: neighbours would be pieces
+    of one document, of which a branch could read what stands in the other.
 
     Attributes:
         length: tokens of a text at most.
-        branches: texts of a sample: a number, or (least, most), uniform between them.
+        branches: texts of a sample: a number, or (least, most), uniform between them in training;
+            evaluation has ``most``.
         texts_per_step: instead of rows: rows = texts_per_step / mean number of branches, rounded.
         cut: what becomes of documents longer than ``length``: "split" makes several texts of them,
             "truncate" keeps their beginning, "packed" cuts the whole stream into full texts.
@@ -45,7 +47,7 @@ class Branches(Task, frozen=True, kw_only=True):
         pad_to: tokens of a row; samples that have more lose their latest, which the record counts.
             None: what the longest sample can have, so that nothing is lost.
         eval_texts: texts that a condition scores; a multiple of its branches leaves no smaller
-            sample at the end.
+            sample at the end.  Main prefixes are among them and are not scored.
     """
 
     corpus: Corpus
@@ -80,6 +82,23 @@ class Branches(Task, frozen=True, kw_only=True):
             raise SpecError(
                 f"branches.answer_offset: {self.answer_offset} leaves no target in a text of "
                 f"{self.length} tokens"
+            )
+        if self.main > self.length:
+            raise SpecError(
+                f"branches.main: {self.main}, but no text has more than {self.length} tokens "
+                "(length)"
+            )
+        needed = self.main + max(1, self.answer_offset)
+        if self.pad_to is not None and self.pad_to < needed:
+            raise SpecError(
+                f"branches.pad_to: rows of {self.pad_to} tokens end before the first target; "
+                f"give {needed} at least (main {self.main}, answer_offset {self.answer_offset})"
+            )
+        sample = high + (self.main > 0)
+        if self.eval_texts < sample:
+            raise SpecError(
+                f"branches.eval_texts: {self.eval_texts} texts are fewer than one sample of "
+                f"{sample}, so fewer branches would be evaluated"
             )
 
     def counts(self) -> tuple[int, int]:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     Ints = NDArray[np.int64]
 
 BUCKET = 128  # rows longer than this have a multiple of it, which kernels that work in blocks like
+AT_ONCE = 1 << 18  # tokens of examples that are looked at together
 
 
 def most_tokens(tokens: int) -> int:
@@ -47,8 +48,8 @@ class Samples(Source):
         length = task.io().length
         assert length is not None
         self.length = length
-        whole = task.cut == "packed" and self.low == self.high
-        self.padded = not (whole and task.main + self.high * task.length == length)
+        full = task.cut == "packed" and self.low == self.high
+        self.padded = not (full and task.main + self.high * task.length == length)
         # A row of the run starts with the main prefix's text, where there is one.
         self.per_row = self.high + self.has_main
         self.epoch = len(self.texts) // self.per_row
@@ -63,7 +64,9 @@ class Samples(Source):
         if rest > self.has_main:  # the list is the same for every number of branches
             counts = np.append(counts, rest)
         self.ends = np.cumsum(counts)
+        self.listed = Stream(0, "judged").permutation(judged)[: int(self.ends[-1])]
         self.size = len(counts)
+        self.judged_padded = self.padded or int(counts.min()) < self.per_row
         self._counts: dict[int, Counts] = {}
         self._order: dict[tuple[int, int], Ints] = {}
         self._kept: dict[str, Tensor] = {}
@@ -89,7 +92,7 @@ class Samples(Source):
         if seed is None:
             begin = np.append(0, self.ends)
             for i, r in enumerate(rows):
-                out[i, : begin[r + 1] - begin[r]] = np.arange(begin[r], begin[r + 1])
+                out[i, : begin[r + 1] - begin[r]] = self.listed[begin[r] : begin[r + 1]]
             return out
         at = 0
         for epoch, first, count in self.counts(seed).spread(rows):
@@ -103,12 +106,12 @@ class Samples(Source):
 
     def batch(self, seed: int, step: int, rows: range) -> dict[str, Tensor]:
         offsets = self._offsets(seed, rows) if self.task.offsets else None
-        return self._rows(self.chosen(seed, rows), offsets)
+        return self._rows(self.chosen(seed, rows), offsets, self.padded)
 
     def examples(self, i: int, j: int) -> dict[str, Tensor]:
         rows = range(i, j)
         offsets = self._offsets(0, rows) if self.task.eval_offsets else None
-        out = self._rows(self.chosen(None, rows), offsets)
+        out = self._rows(self.chosen(None, rows), offsets, self.judged_padded)
         if self.tokens.token_bytes is not None:
             lengths = self._on_device("bytes", self.tokens.token_bytes, np.int64)
             out["bytes"] = lengths[out["targets"].clamp(min=0)]
@@ -118,7 +121,9 @@ class Samples(Source):
         """Raw words, one for each text of each row."""
         return Stream(seed, "offsets").rows(rows, self.per_row)
 
-    def _rows(self, chosen_Bn: Ints, offsets: NDArray[np.uint64] | None) -> dict[str, Tensor]:
+    def _rows(
+        self, chosen_Bn: Ints, offsets: NDArray[np.uint64] | None, padded: bool
+    ) -> dict[str, Tensor]:
         there, task = chosen_Bn >= 0, self.task
         lengths_Bn = np.where(there, self.texts.lengths[chosen_Bn], 0)
         if self.has_main:
@@ -153,7 +158,7 @@ class Samples(Source):
             "pos.time": time_BT,
             "pos.main": main_BT,
         }
-        return {**out, "valid": valid_BT} if self.padded else out
+        return {**out, "valid": valid_BT} if padded else out
 
     def _on_device(self, name: str, values: Any, dtype: Any) -> Tensor:
         """A whole array on the device (it is small beside the activations)."""
@@ -166,11 +171,13 @@ class Samples(Source):
     def realised(self, seed: int | None, rows: range) -> dict[str, Any]:
         """Samples by number of branches, texts and tokens, what no text holds, what was cut off at
         the end of rows, and (in training) the texts that whole epochs left over; of evaluations
-        also a hash of the list of texts."""
+        also a hash of the list of texts that these rows hold."""
         if seed is None:
             chosen = self.chosen(None, rows)
             told = _told(chosen >= 0, self.texts.lengths[chosen] * (chosen >= 0), self)
-            listed = np.stack([self.texts.starts, self.texts.lengths])[:, : int(self.ends[-1])]
+            begin = np.append(0, self.ends)
+            which = self.listed[begin[rows.start] : begin[rows.stop]]
+            listed = np.stack([self.texts.starts[which], self.texts.lengths[which]])
             name = hashlib.sha256(np.ascontiguousarray(listed, "<i8").tobytes())
             name.update(self.tokens.fingerprint.encode())
             return {**told, "list": name.hexdigest()[:32]}
@@ -200,13 +207,15 @@ class Samples(Source):
 
     def trivial(self, train: Tokens) -> dict[str, float]:
         """Nats of unigram and bigram counts of ``train`` on the targets that are scored."""
-        n = int(self.ends[-1])
-        starts, lengths = self.texts.starts[:n], self.texts.lengths[:n]
-        order = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        place = np.repeat(starts, lengths) + order
-        scored = (order > 0) & (order >= self.task.answer_offset)
-        ids, at = np.asarray(self.tokens.ids), place[scored]
-        return ngrams.baselines(np.asarray(train.ids), ids[at - 1], ids[at], train.vocab)
+        before, targets = [], []
+        each = max(1, AT_ONCE // self.length)
+        for i in range(0, self.size, each):
+            batch = self.examples(i, min(i + each, self.size))
+            scored = batch["targets"] != IGNORE
+            before.append(batch["inputs"][scored].numpy())
+            targets.append(batch["targets"][scored].numpy())
+        pairs = np.concatenate(before), np.concatenate(targets)
+        return ngrams.baselines(np.asarray(train.ids), *pairs, train.vocab)
 
 
 def _told(there_Bn: Any, lengths_Bn: Any, source: Samples) -> dict[str, Any]:
