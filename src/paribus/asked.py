@@ -70,10 +70,13 @@ def _check_names(record: dict[str, Any]) -> None:
     spec = load_spec(next(iter(record["variants_info"].values()))["spec"][-1]["spec"])
     for part in (record["columns"] or "").split(",") if record["columns"] else ():
         name, _, path = (p.strip() for p in part.partition("="))
-        if "." in path:
-            at(spec, path)
-        elif (path or name) not in known:
-            raise SpecError(f"columns: no column {path or name!r}; {nearest(path or name, known)}")
+        for place in (p.strip() for p in (path or name).split("/")):
+            if place.replace(".", "", 1).isdigit():
+                continue
+            if "." in place:
+                at(spec, place)
+            elif place not in known:
+                raise SpecError(f"columns: no column {place!r}; {nearest(place, known)}")
 
 
 @dataclass(frozen=True)

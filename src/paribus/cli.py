@@ -128,7 +128,9 @@ def parser() -> argparse.ArgumentParser:
 
     p = verb("check", "preflight: two steps, a checkpoint and every condition", _study, _json)
     _device(p)
-    verb("plan", "what would run, and what it costs; writes nothing", _study, _json, _device)
+    p = verb("plan", "what would run, and what it costs; writes nothing", _study, _json, _device)
+    p.add_argument("--with", action="append", default=[], metavar="STUDY", dest="others",
+                   help="count together with another study; may be given again")  # fmt: skip
 
     p = verb("try", "one variant in the foreground; never in a report", _study, _device)
     p.add_argument("name", help="a variant's or trial's name")

@@ -7,6 +7,7 @@ import re
 import sys
 from argparse import Namespace
 from pathlib import Path
+from typing import Any
 
 from paribus import parts
 from paribus.analysis import power
@@ -68,6 +69,8 @@ def do_plan(o: Namespace) -> int:
     outlook = _outlook(plan)
     data["power"] = [o.data() for o in outlook]
     data["findings"] = told(audited(plan))
+    if getattr(o, "others", None):
+        data["together"] = _together(o, plan)
     if o.json:
         emit(data)
         return OK
@@ -77,6 +80,13 @@ def do_plan(o: Namespace) -> int:
         f"trials    {data['trials']}: {data['to_train']} to train, {data['done']} done, "
         f"{data['shared']} shared with other studies"
     )
+    if (both := data.get("together")) is not None:
+        print(
+            f"together  {both['trials']} trials in {len(both['studies'])} studies, with "
+            f"{both['names']} distinct names and {both['trainings']} distinct trainings"
+        )
+        for line in both["inside"]:
+            print(f"          {line}")
     refused = data["evaluations_refused"]
     print(
         f"evaluate  {data['evaluations']} cells, {data['evaluations_missing']} missing"
@@ -118,6 +128,22 @@ def do_plan(o: Namespace) -> int:
     for refusal in dict.fromkeys(c.refused for i in plan.items for c in i.cells if c.refused):
         print(f"refused: {refusal}")
     return OK
+
+
+def _together(o: Namespace, plan: Plan) -> dict[str, Any]:
+    """Trials, names and trainings of a study and the others that it is planned with."""
+    plans = [plan, *(planned(Namespace(**{**vars(o), "study": other}))[1] for other in o.others)]
+    ids = {p.study.instance: set(p.unique) for p in plans}
+    return {
+        "studies": list(ids),
+        "trials": sum(len(p.items) for p in plans),
+        "evaluations": sum(len(i.cells) for p in plans for i in p.items),
+        "names": len({i.trial.name for p in plans for i in p.items}),
+        "trainings": len(set().union(*ids.values())),
+        "inside": [
+            f"{a} is inside {b}" for a in ids for b in ids if a != b and ids[a] and ids[a] <= ids[b]
+        ],
+    }
 
 
 def _outlook(plan: Plan) -> list[power.Outlook]:

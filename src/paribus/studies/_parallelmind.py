@@ -125,9 +125,11 @@ def hypotheses(ratios: Factor, trained: Factor, judged: Factor, *others: Factor)
     dynamic = [t for t in tags if t not in fixed]
     counts = {level.value for level in judged.levels}
     own = {t: k for t in fixed if (k := int(t.removeprefix("fixed"))) in counts}
-    rise = loss.slope(judged.log2)
+    rise, single = loss.slope(judged.log2), loss.at(judged[1])
     return {
-        "H1": best(ratios[0], on=loss.at(judged[1]).mean(*others), where=trained["fixed1"]),
+        "H1": best(
+            ratios[0], on=single.mean(*others) if others else single, where=trained["fixed1"]
+        ),
         "H2": best(ratios[1.0], on=rise.mean(trained, *others)),
         "H3": every(
             best(trained[t], on=loss.at(judged[k]).mean(ratios, *others)) for t, k in own.items()
@@ -141,9 +143,8 @@ def hypotheses(ratios: Factor, trained: Factor, judged: Factor, *others: Factor)
     }
 
 
-def learned(ratios: Factor, trained: Factor, judged: Factor) -> dict[str, Any]:
+def learned(ratios: Factor, trained: Factor, judged: Factor, *others: Factor) -> dict[str, Any]:
     """The manipulation check: the single-branch model uses its context, by a wide margin."""
-    arm = ratios[0] & trained["fixed1"]
-    return {
-        "learned": criterion(arm, on=loss.at(judged[1]), below=baseline("unigram"), by=0.5),
-    }
+    arm, single = ratios[0] & trained["fixed1"], loss.at(judged[1])
+    single = single.mean(*others) if others else single
+    return {"learned": criterion(arm, on=single, below=baseline("unigram"), by=0.5)}

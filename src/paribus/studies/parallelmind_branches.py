@@ -19,7 +19,7 @@ def study(scale: str) -> Study:
         "grows with the number of branches?",
         base=shared.base(scale),
         factors=[ratio, branch],
-        seeds=3,
+        seeds=1 if scale == "smoke" else 3,
         evaluate=[Eval("lm", over=[judged])],
         baseline=ratio[0],
         names="{model.width}-h{model.heads}-r{rope_ratio}-b{train_branch}",

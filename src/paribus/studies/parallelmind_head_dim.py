@@ -32,7 +32,7 @@ def study(scale: str) -> Study:
         "Does the size of the heads decide how finely the share of branch frequencies acts?",
         base=shared.base(scale),
         factors=[head_dim, ratio, branch],
-        seeds=3,
+        seeds=1 if scale == "smoke" else 3,
         evaluate=[Eval("lm", over=[judged])],
         baseline=ratio[0],
         names="{model.width}-d{head_dim}-h{model.heads}-r{rope_ratio}-b{train_branch}",
@@ -46,5 +46,5 @@ def study(scale: str) -> Study:
             # the size of the heads.
             "H6": increasing(on=(rise.at(ratio[0]) - rise.at(ratio[1.0])).slope(head_dim.log2)),
         },
-        checks=shared.learned(ratio, branch, judged),
+        checks=shared.learned(ratio, branch, judged, head_dim),
     )

@@ -28,7 +28,7 @@ def study(scale: str) -> Study:
         "Does the share of branch frequencies decide how loss grows with branches, at every width?",
         base=shared.base(scale),
         factors=[heads, ratio, branch],
-        seeds=3,
+        seeds=1 if scale == "smoke" else 3,
         evaluate=[Eval("lm", over=[judged])],
         baseline=ratio[0],
         names="{model.width}-h{num_heads}-r{rope_ratio}-b{train_branch}",
@@ -40,5 +40,5 @@ def study(scale: str) -> Study:
             "H5": decreasing(on=single.slope(heads.log2)),
             "H6": stated("Larger heads control the ratio finer: asked by parallelmind-head-dim."),
         },
-        checks=shared.learned(ratio, branch, judged),
+        checks=shared.learned(ratio, branch, judged, heads),
     )
