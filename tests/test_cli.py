@@ -128,6 +128,7 @@ def test_bad_input_is_one_line_and_exit_code_2(
     [
         (["plan", "nowhere.py"], "no study file 'nowhere.py'"),
         (["plan", "quickstar"], "did you mean 'quickstart'"),
+        (["plan", "text.txt"], "text.txt: a study file ends in .py"),
         (["plan", "quickstart", "--scale", "smal"], "did you mean 'small'"),
         (["run", "mini.py", "--only", "positon=rope"], "did you mean 'position'"),
         (["run", "mini.py", "--only", "position=rop"], "did you mean 'rope'"),

@@ -48,6 +48,7 @@ ANYTHING = {
     "standing",
     "upkeep",
     "comparing",
+    "evaluating",
     "sharing",
     "notes",
     "api",

@@ -9,6 +9,7 @@ import platform
 import re
 import shlex
 from argparse import Namespace
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -18,6 +19,7 @@ from paribus.errors import SpecError, nearest
 from paribus.spec import at
 from paribus.store import Store, find_home
 from paribus.study import source
+from paribus.study.expand import Trial
 from paribus.study.factors import Factor
 from paribus.study.plan import Cell, Item, Plan
 
@@ -68,10 +70,13 @@ def _check_names(record: dict[str, Any]) -> None:
     spec = load_spec(next(iter(record["variants_info"].values()))["spec"][-1]["spec"])
     for part in (record["columns"] or "").split(",") if record["columns"] else ():
         name, _, path = (p.strip() for p in part.partition("="))
-        if "." in path:
-            at(spec, path)
-        elif (path or name) not in known:
-            raise SpecError(f"columns: no column {path or name!r}; {nearest(path or name, known)}")
+        for place in (p.strip() for p in (path or name).split("/")):
+            if place.replace(".", "", 1).isdigit():
+                continue
+            if "." in place:
+                at(spec, place)
+            elif place not in known:
+                raise SpecError(f"columns: no column {place!r}; {nearest(place, known)}")
 
 
 @dataclass(frozen=True)
@@ -119,10 +124,11 @@ def chosen(plan: Plan, only: list[str]) -> Chosen:
 
 def _tag(factor: Factor, level: str) -> str:
     tags = [lv.tag for lv in factor.levels]
-    return factor.level(level if level in tags else _value(level)).tag
+    return factor.level(level if level in tags else value(level)).tag
 
 
-def _value(text: str) -> Any:
+def value(text: str) -> Any:
+    """What an option says: JSON, or else the text itself."""
     try:
         return json.loads(text)
     except json.JSONDecodeError:
@@ -204,3 +210,18 @@ def same_options(o: Namespace) -> str:
     """The options that name the same study in the same home."""
     given = {"scale": o.scale, "seeds": o.seeds, "home": o.home}
     return "".join(f" --{k} {shlex.quote(str(v))}" for k, v in given.items() if v is not None)
+
+
+def command(o: Namespace, trial: Trial) -> str:
+    """The command that runs one trial of the study that the options name."""
+    only = f"variant={trial.variant.name},seed={trial.seed}"
+    return f"paribus run {o.study}{same_options(o)} --only {only}"
+
+
+def suffix(output: str | None, known: Iterable[str], more: str = "") -> str:
+    """What a file's name ends with, without the dot; "" where nothing tells a format."""
+    found = Path(output or "").suffix[1:].lower()
+    if found and found not in known:
+        names = ", ".join(f".{k}" for k in known)
+        raise SpecError(f"-o {output}: no format is called .{found}; known: {names}{more}")
+    return found

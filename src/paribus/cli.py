@@ -20,6 +20,7 @@ WHERE = {
     "gc": "upkeep",
     "doctor": "doctor",
     "diff": "comparing",
+    "evaluate": "evaluating",
     "bundle": "sharing",
     "verify": "sharing",
     "import": "sharing",
@@ -87,6 +88,23 @@ def _run(p: argparse.ArgumentParser) -> None:
                      help="what the report shows first")  # fmt: skip
 
 
+def _evaluate(p: argparse.ArgumentParser) -> None:
+    p.epilog = (
+        "In place of STUDY and NAME: a trial's folder (<home>/trials/<id>), a link to it in a "
+        "study's names/, or a file of weights in it."
+    )
+    p.add_argument("name", nargs="?", help="a trial's name or id; of one seed, a variant's name")
+    p.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", dest="patches",
+                   help="JSON values; a part as '{\"part\": \"alibi\"}'")  # fmt: skip
+    p.add_argument("--over", action="append", default=[], metavar="PATH=VALUE,…",
+                   help="a condition for each value; given again: each combination")  # fmt: skip
+    p.add_argument("--split", choices=("test", "validation", "train"), default="test")
+    p.add_argument("--examples", type=int, metavar="N", help="at most N items of each condition")
+    _device(p)
+    p.add_argument("-o", "--output", metavar="FILE.csv|.json",
+                   help="a file; an existing one is replaced")  # fmt: skip
+
+
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
     top = argparse.ArgumentParser(
@@ -110,7 +128,9 @@ def parser() -> argparse.ArgumentParser:
 
     p = verb("check", "preflight: two steps, a checkpoint and every condition", _study, _json)
     _device(p)
-    verb("plan", "what would run, and what it costs; writes nothing", _study, _json, _device)
+    p = verb("plan", "what would run, and what it costs; writes nothing", _study, _json, _device)
+    p.add_argument("--with", action="append", default=[], metavar="STUDY", dest="others",
+                   help="count together with another study; may be given again")  # fmt: skip
 
     p = verb("try", "one variant in the foreground; never in a report", _study, _device)
     p.add_argument("name", help="a variant's or trial's name")
@@ -132,6 +152,8 @@ def parser() -> argparse.ArgumentParser:
     p = verb("diff", "what two arms differ in, setting by setting", _study, _json)
     p.add_argument("a", metavar="A", help="a variant, or levels such as position=rope,heads=8")
     p.add_argument("b", metavar="B", help="another one")
+    p = verb("evaluate", "a trained model under other conditions; never recorded", _study, _json)
+    _evaluate(p)
     p = verb("results", "records as a table", _study)
     p.add_argument("--format", choices=FORMATS, help="default: by the file's name")
     p.add_argument("--metric", help="which metric (default: the study's primary one)")

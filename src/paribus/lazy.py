@@ -20,17 +20,29 @@ class _Lazy:
         self.__dict__[attribute] = value
         return value
 
+    def fill(self) -> None:
+        """Look every name of the library up now."""
+        found = vars(importlib.import_module(self.__dict__["_name"]))
+        self.__dict__.update({k: v for k, v in found.items() if not k.startswith("__")})
+
     def __repr__(self) -> str:
         return f"<lazy {self.__dict__['_name']}>"
 
+
+_HANDLES = {name: _Lazy(name) for name in ("numpy", "torch", "torch.nn.functional")}
 
 if TYPE_CHECKING:
     import numpy as numpy
     import torch as torch
     from torch.nn import functional as F
 
-    __all__ = ["F", "numpy", "torch"]
+    __all__ = ["F", "fill", "numpy", "torch"]
 else:
-    numpy = _Lazy("numpy")
-    torch = _Lazy("torch")
-    F = _Lazy("torch.nn.functional")
+    numpy, torch, F = _HANDLES.values()
+
+
+def fill() -> None:
+    """Import the libraries and look their names up: a compiler stops at imports, and would cut
+    what it compiles into pieces there."""
+    for handle in _HANDLES.values():
+        handle.fill()

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from paribus import grid
-from paribus.asked import device_of, opened, same_options
+from paribus.asked import command, device_of, opened
 from paribus.cli import OK, emit
 from paribus.errors import SpecError, nearest
 from paribus.standing import AT_WORK, standing, tail
@@ -155,8 +155,7 @@ def _about(plan: Plan, i: Item, o: Namespace) -> dict[str, Any]:
         "evaluations": {c.condition.key: _evaluation(i, c) for c in i.cells},
         "provenance": _provenance(last / "provenance"),
         "spec": i.trial.data,
-        "repeat": f"paribus run {o.study}{same_options(o)} "
-        f"--only variant={i.trial.variant.name},seed={i.trial.seed}",
+        "repeat": command(o, i.trial),
         "log": tail(last / "log").splitlines()[-8:],
     }
 

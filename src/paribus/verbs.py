@@ -6,12 +6,12 @@ import os
 import re
 import sys
 from argparse import Namespace
-from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from paribus import parts
 from paribus.analysis import power
-from paribus.asked import chosen, device_of, free_memory, planned
+from paribus.asked import chosen, device_of, free_memory, planned, suffix
 from paribus.cli import FAILED, OK, STOPPED, WRONG, emit
 from paribus.comparing import audited, refuse_unfair, told
 from paribus.errors import ParibusError, SpecError, nearest
@@ -69,6 +69,8 @@ def do_plan(o: Namespace) -> int:
     outlook = _outlook(plan)
     data["power"] = [o.data() for o in outlook]
     data["findings"] = told(audited(plan))
+    if getattr(o, "others", None):
+        data["together"] = _together(o, plan)
     if o.json:
         emit(data)
         return OK
@@ -78,6 +80,13 @@ def do_plan(o: Namespace) -> int:
         f"trials    {data['trials']}: {data['to_train']} to train, {data['done']} done, "
         f"{data['shared']} shared with other studies"
     )
+    if (both := data.get("together")) is not None:
+        print(
+            f"together  {both['trials']} trials in {len(both['studies'])} studies, with "
+            f"{both['names']} distinct names and {both['trainings']} distinct trainings"
+        )
+        for line in both["inside"]:
+            print(f"          {line}")
     refused = data["evaluations_refused"]
     print(
         f"evaluate  {data['evaluations']} cells, {data['evaluations_missing']} missing"
@@ -119,6 +128,22 @@ def do_plan(o: Namespace) -> int:
     for refusal in dict.fromkeys(c.refused for i in plan.items for c in i.cells if c.refused):
         print(f"refused: {refusal}")
     return OK
+
+
+def _together(o: Namespace, plan: Plan) -> dict[str, Any]:
+    """Trials, names and trainings of a study and the others that it is planned with."""
+    plans = [plan, *(planned(Namespace(**{**vars(o), "study": other}))[1] for other in o.others)]
+    ids = {p.study.instance: set(p.unique) for p in plans}
+    return {
+        "studies": list(ids),
+        "trials": sum(len(p.items) for p in plans),
+        "evaluations": sum(len(i.cells) for p in plans for i in p.items),
+        "names": len({i.trial.name for p in plans for i in p.items}),
+        "trainings": len(set().union(*ids.values())),
+        "inside": [
+            f"{a} is inside {b}" for a in ids for b in ids if a != b and ids[a] and ids[a] <= ids[b]
+        ],
+    }
 
 
 def _outlook(plan: Plan) -> list[power.Outlook]:
@@ -271,19 +296,10 @@ SUFFIXES = {"txt": "text", "csv": "csv", "json": "json", "md": "markdown", "tex"
             "parquet": "parquet"}  # fmt: skip
 
 
-def _suffix(output: str | None, known: Iterable[str], more: str = "") -> str:
-    """What a file's name ends with, without the dot; "" where nothing tells a format."""
-    suffix = Path(output or "").suffix[1:].lower()
-    if suffix and suffix not in known:
-        names = ", ".join(f".{k}" for k in known)
-        raise SpecError(f"-o {output}: no format is called .{suffix}; known: {names}{more}")
-    return suffix
-
-
 def do_results(o: Namespace) -> int:
     from paribus import api
 
-    o.format = o.format or SUFFIXES.get(_suffix(o.output, SUFFIXES, " (or --format)"), "text")
+    o.format = o.format or SUFFIXES.get(suffix(o.output, SUFFIXES, " (or --format)"), "text")
     if o.wide and (o.format != "csv" or o.metric or o.differences):
         raise SpecError("--wide goes with --format csv, without --metric and --differences")
     if o.format == "parquet" and not o.output:
@@ -323,7 +339,7 @@ def do_verdicts(o: Namespace) -> int:
 def do_report(o: Namespace) -> int:
     from paribus import api
 
-    _suffix(o.output, ("html", "md"))
+    suffix(o.output, ("html", "md"))
     _, plan = planned(o)
     loaded = api.Loaded.of(plan)
     path = loaded.write_report(o.output, lang=o.lang, always=True, everything=not o.output,

@@ -35,6 +35,10 @@ def test_branches_216_trials_and_1512_evaluations() -> None:
     assert (one.model.width, one.model.heads, one.model.position.ratio) == (1536, 24, 0.75)
     assert one.task.branches == (1, 15)
     assert one.rows == 8  # 64 texts a step over a mean of 8 branches
+    # What a row is under a condition has nothing to do with the rows of training.
+    trial = e.trials[names.index("1536-h24-r075-b1-15")]
+    judged = [s.task.branches for c in e.conditions if (s := c.resolved(trial))]
+    assert judged == [1, 2, 4, 8, 16, 24, 32]
 
 
 def test_tables_60_trials_in_the_documented_order_and_names() -> None:

@@ -8,6 +8,7 @@ import json
 import math
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -274,7 +275,8 @@ def wide(study: Node, records: Iterable[Row]) -> list[dict[str, Any]]:
     """One row for each trial, condition and slice, with a column for each metric.
 
     The study's template ("heads, hidden=model.width, loss") names columns: a factor, a metric, a
-    column of the records, or ``name=path`` of the resolved spec.  The seed is always there.
+    column of the records, or ``name=path`` of the resolved spec; ``name=a/b`` divides two of them,
+    or numbers.  The seed is always there.
     """
     grouped: dict[tuple[Any, ...], dict[str, Any]] = {}
     axes = [f["name"] for f in study["factors"] if f["kind"] == "condition"]
@@ -295,13 +297,24 @@ def _columns(study: Node, row: Mapping[str, Any]) -> dict[str, Any]:
     for part in study["columns"].split(","):
         name, _, path = (p.strip() for p in part.partition("="))
         path = path or name
-        if path in row:
-            out[name] = row[path]
-        elif "." in path:
-            out[name] = _at(study["variants_info"].get(row["variant"], {}), path)
-        else:
-            raise SpecError(f"columns: no column {path!r}; {nearest(path, row)}")
+        info = study["variants_info"].get(row["variant"], {})
+        top, over, bottom = (p.strip() for p in path.partition("/"))
+        found = _column(top, row, info)
+        if over and found is not None:
+            divisor = _column(bottom, row, info)
+            found = found / divisor if divisor else None
+        out[name] = found
     return {**out, **{k: row.get(k) for k in ("seed", "status") if k not in out}}
+
+
+def _column(path: str, row: Mapping[str, Any], info: Mapping[str, Any]) -> Any:
+    if path in row:
+        return row[path]
+    with suppress(ValueError):
+        return float(path)
+    if "." in path:
+        return _at(info, path)
+    raise SpecError(f"columns: no column {path!r}; {nearest(path, row)}")
 
 
 def _at(info: Mapping[str, Any], path: str) -> Any:

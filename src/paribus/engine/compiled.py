@@ -7,17 +7,29 @@ from typing import Any
 
 import torch
 
+from paribus import lazy
 from paribus.engine.settings import Settings
 
 
 class Either:
     """A function, compiled where that is asked for and works, else as it is.
 
+    Args:
+        able: whether it can be compiled at all.
+        dynamic: torch.compile's; False compiles each shape for itself.
+
     Attributes:
         engine: "compiled", "eager", or "eager (compile: <why not>)".
     """
 
-    def __init__(self, function: Callable[..., Any], settings: Settings, *, able: bool) -> None:
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        settings: Settings,
+        *,
+        able: bool,
+        dynamic: bool | None = None,
+    ) -> None:
         self._plain, self._fast = function, None
         self.engine = "eager"
         wanted = settings.compile
@@ -26,7 +38,8 @@ class Either:
         if not able or settings.exact:
             return  # a compiler may choose another kernel after a resume
         try:
-            self._fast = torch.compile(function)
+            lazy.fill()
+            self._fast = torch.compile(function, dynamic=dynamic)
             self.engine = "compiled"
         except Exception as error:  # no compiler here
             self._give_up(error)

@@ -119,7 +119,7 @@ def _scores(
         for i in range(0, size, rows):
             batch = source.examples(i, min(i + rows, size))
             stacked = {k: t[None].expand(e, *t.shape) for k, t in batch.items()}
-            outputs = net(params, stacked, ready=net.prepare(stacked))
+            outputs = net(params, stacked, ready=net.prepare(stacked, [0] * e))
             for name, (sum_EB, count_EB) in task.score(outputs, stacked).items():
                 found.setdefault(name, []).append((sum_EB.double().cpu(), count_EB.double().cpu()))
     return {

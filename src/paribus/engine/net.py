@@ -65,14 +65,23 @@ class Net:
         p = initialise(self.specs[0].model, self.specs[0].init, list(seeds), dtype)  # type: ignore[arg-type]
         return {k: t.to(self.device) for k, t in p.items()}
 
-    def prepare(self, batch: Mapping[str, Tensor]) -> Ready | None:
+    def prepare(
+        self, batch: Mapping[str, Tensor], draws: Sequence[int] | None = None
+    ) -> Ready | None:
         """Tables and patterns of a batch whose tokens have places of their own, made outside of
         what is compiled; the last ones serve as long as the places stay.  None: the pass makes
-        them."""
+        them.
+
+        Args:
+            draws: trials of equal number have read the same rows; None: each reads its own.
+        """
         places = {k: v for k, v in batch.items() if k.startswith("pos.") or k == "valid"}
         if not (places or self.kernel == "flex") or not self.core.plain:
             return None
         E, B, T = batch["inputs"].shape[:3]
+        if draws is not None:
+            first = torch.tensor([draws.index(n) for n in range(max(draws) + 1)])
+            places = {k: v[first.to(v.device)] for k, v in places.items()}
         if self._ready is None or self._ready[0] != (E, B, T) or not _equal(places, self._ready[1]):
             master = torch.float64 if self.compute == torch.float64 else torch.float32
             ready = self.core.ready(
@@ -80,6 +89,7 @@ class Net:
                 {k[4:]: v for k, v in places.items() if k != "valid"},
                 places.get("valid"),
                 models=[s.model for s in self.specs] if self.differs else None,  # type: ignore[misc]
+                draws=draws,
                 kernel=self.kernel,
                 dtype=master,
                 device=self.device,
@@ -165,7 +175,7 @@ class ExternalNet:
         module = self._build(seeds[0])
         return {k: t.detach().clone()[None] for k, t in module.named_parameters()}
 
-    def prepare(self, batch: Mapping[str, Tensor]) -> None:
+    def prepare(self, batch: Mapping[str, Tensor], draws: Any = None) -> None:
         return None
 
     def __call__(

@@ -12,7 +12,10 @@ from torch import Tensor
 
 from paribus.nn.flex import BLOCK
 
-WORTH = 0.9  # share of tokens that are no padding, above which rows stay as they are
+# Share of tokens that are no padding, above which rows stay as they are: each length of packed rows
+# is compiled, and half of a row's work is worth less than that.
+WORTH = 0.5
+LENGTHS = 8  # lengths of packed rows at most: each is compiled
 
 
 def worth(batch: Mapping[str, Tensor]) -> bool:
@@ -29,7 +32,8 @@ def pack(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
     E, B, T = batch["inputs"].shape[:3]
     device = batch["inputs"].device
     valid_EN = batch["valid"].reshape(E, B * T)
-    N = -(-int(valid_EN.sum(1).max()) // BLOCK) * BLOCK
+    step = -(-B * T // (LENGTHS * BLOCK)) * BLOCK
+    N = -(-int(valid_EN.sum(1).max()) // step) * step
     order_EN = valid_EN.int().argsort(dim=1, descending=True, stable=True)[:, : min(N, B * T)]
     place = torch.arange(B * T, device=device).expand(E, B * T).view(E, B, T)
     whole = {"pos.index": place % T, "pos.token": place % T, **batch, "pos.row": place // T}

@@ -125,9 +125,13 @@ class Trainer:
         self.budget = Budget(rows, min(micro, rows), self.halvings)
         self._packs = None
         self.sources = self._open(index)
+        drawn = list(dict.fromkeys((id(source), seed) for source, seed in self.sources))
+        self.draws = [drawn.index((id(source), seed)) for source, seed in self.sources]
         self.keys = Dropout.keys([m.seed for m in self.members], self.settings.device)
         able = not isinstance(self.net, ExternalNet)
-        self.loss_of = Either(self._loss, self.settings, able=able)
+        # Kernels of the flex kernel for any length are slower by half.
+        shapes = False if self.net.kernel == "flex" else None
+        self.loss_of = Either(self._loss, self.settings, able=able, dynamic=shapes)
         if spec.precision == "fp16" and not self.scaler:
             self.scaler = {
                 "scale": torch.full((self.e,), 2.0**15, device=self.settings.device),
@@ -166,12 +170,9 @@ class Trainer:
     def _batch(self, local: int, rows: range) -> dict[str, Tensor]:
         start = local * self.budget.rows
         spread = range(start + rows.start, start + rows.stop)
-        drawn: dict[tuple[int, int], dict[str, Tensor]] = {}  # arms of one seed read the same
-        for source, seed in self.sources:
-            if (id(source), seed) not in drawn:
-                drawn[id(source), seed] = source.batch(seed, local, spread)
-        own = [drawn[id(source), seed] for source, seed in self.sources]
-        batch = {k: torch.stack([b[k] for b in own]) for k in own[0]}
+        which = dict(zip(self.draws, self.sources, strict=True))  # arms of one seed read the same
+        drawn = [source.batch(seed, local, spread) for source, seed in which.values()]
+        batch = {k: torch.stack([drawn[n][k] for n in self.draws]) for k in drawn[0]}
         B, T = batch["inputs"].shape[1:3]
         self._read += batch["valid"].sum((1, 2)) if "valid" in batch else B * T
         if self._packs is None:
@@ -189,7 +190,7 @@ class Trainer:
             drop = None
             if self._drops():
                 drop = Dropout(self.keys, self.step, piece.start)
-            ready = self.net.prepare(batch)
+            ready = self.net.prepare(batch, self.draws)
             sum_E, count_E = self.loss_of(self.params, batch, drop, ready)
             total = sum_E / self.nominal
             if self.scaler:

@@ -95,11 +95,11 @@ def attend(
     dropping = dropout > 0 and drop is not None
     if dropping and kernel != "reference":
         raise Refused("dropout of attention probabilities needs the reference kernel")
-    if at.block is not None:
-        return flex.attend(q_EBHTd, k_EBGSd, v_EBGSd, at.block, at.score, scale)
     H, G = q_EBHTd.shape[2], k_EBGSd.shape[2]
     if G != H:
         k_EBGSd, v_EBGSd = (_repeat(x, H // G) for x in (k_EBGSd, v_EBGSd))
+    if at.block is not None:
+        return flex.attend(q_EBHTd, k_EBGSd, v_EBGSd, at.block, at.score, scale)
     if kernel == "reference":
         o = _reference(q_EBHTd, k_EBGSd, v_EBGSd, at, scale, dropout if dropping else 0, drop, site)
     else:

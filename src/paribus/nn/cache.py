@@ -68,6 +68,12 @@ class Cache:
         """The tokens of a pass are in."""
         self.length += T
 
+    @property
+    def bytes(self) -> int:
+        """What keys and values take, those of tokens to come included."""
+        held = [x for x in (*self._keys, *self._values) if x is not None]
+        return sum(x.numel() * x.element_size() for x in held)
+
 
 def _append(old: Tensor, new: Tensor) -> Tensor:
     e, b = (max(old.shape[i], new.shape[i]) for i in (0, 1))
@@ -97,21 +103,34 @@ def generate(
         first_row: global number of the first prompt.
     """
     E, B = next(iter(p.values())).shape[0], prompts_EBT.shape[1]
-    seeds = list(seeds) * E if len(seeds) == 1 else list(seeds)
     cache = Cache(transformer.dims, E, B, prompts_EBT.shape[2] + new)
     tokens, out = prompts_EBT, []
     for place in range(new):
         logits = transformer(p, tokens, cache=cache, kernel=kernel, dtype=dtype)[:, :, -1]
-        if temperature == 0:
-            next_EB = logits.argmax(-1)
-        else:
-            rows = range(first_row, first_row + B)
-            draws = [rng.Stream(s, "generate", place).rows(rows, 1)[:, 0] for s in seeds]
-            u_EB = torch.from_numpy(np.stack([rng.uniform(w) for w in draws])).to(logits.device)
-            next_EB = _sample(logits.double() / temperature, top_p, u_EB)
+        rows = range(first_row, first_row + B)
+        next_EB = choose(logits, place, rows, temperature, top_p, seeds)
         out.append(next_EB)
         tokens = next_EB[:, :, None]
     return torch.stack(out, 2) if out else prompts_EBT.new_zeros(E, B, 0)
+
+
+def choose(
+    logits_EBV: Tensor,
+    place: int,
+    rows: range,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    seeds: Sequence[int] = (0,),
+) -> Tensor:
+    """The next token [E,B] of every row, the ``place``-th that is generated; arguments as of
+    ``generate``."""
+    if temperature == 0:
+        return logits_EBV.argmax(-1)
+    E = logits_EBV.shape[0]
+    every = list(seeds) * E if len(seeds) == 1 else list(seeds)
+    draws = [rng.Stream(s, "generate", place).rows(rows, 1)[:, 0] for s in every]
+    u_EB = torch.from_numpy(np.stack([rng.uniform(w) for w in draws])).to(logits_EBV.device)
+    return _sample(logits_EBV.double() / temperature, top_p, u_EB)
 
 
 def _sample(logits_EBV: Tensor, top_p: float, u_EB: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """FlexAttention (Dong et al. 2024): attention that visits the blocks in which a mask allows
 anything.  Neither mask nor bias is ever written out for all pairs of tokens.
 
-E trials, B rows, R rows of coordinates (1, B or E·B), T queries, S keys, H query heads, G key
+E trials, B rows, R rows of coordinates (1, B, or B for each draw of rows), T queries, S keys, H
 heads, d head size, N and M blocks of queries and of keys.
 """
 
@@ -23,52 +23,100 @@ AT_ONCE = 1 << 25  # pairs of tokens that are looked at together while blocks ar
 Allowed = Callable[[View, View], Tensor]  # views that broadcast -> bool
 
 
-def block_mask(allowed: Allowed, q: View, k: View, trials: int, rows: int) -> Any:
-    """torch's BlockMask of a predicate for ``trials`` · ``rows`` rows of attention.
+class Rows:
+    """Coordinates [R,T] of the rows of E · B rows of attention, looked up token by token.
 
     Args:
-        q, k: coordinates [e,b,T] and [e,b,S]; ``valid`` among them: false is never read, and
-            reads nothing (its output is 0).
+        view: coordinates [e,b,T], e = 1 or the number of draws.
+        trials, rows: E and B.
+        draws: the draw of each trial, where trials share them; None: each has its own.
+        plain: whether ``index`` counts the tokens of a row.
+    """
+
+    def __init__(
+        self, view: View, trials: int, rows: int, draws: Tensor | None = None, plain: bool = False
+    ) -> None:
+        held = view.coordinates.values()
+        e, b = (max(c.shape[i] for c in held) for i in (0, 1))
+        b = rows if e > 1 else b
+        self.of: dict[str, Tensor] = {}
+        for name, c in view.coordinates.items():
+            c = c.expand(e, b, -1).flatten(0, 1)
+            self.of[name] = c if c.dtype == torch.bool else c.int()
+        self.R, self.T = next(iter(self.of.values())).shape
+        self.E, self.B, self.plain = trials, rows, plain
+        self.draws = draws if e > 1 else None
+
+    @property
+    def padded_last(self) -> bool:
+        """Whether padding stands at the ends of rows alone."""
+        valid = self.of.get("valid")
+        return valid is None or bool((valid[:, 1:] <= valid[:, :-1]).all())
+
+    def number(self, b: Tensor) -> Tensor:
+        """The row of coordinates of a row of attention."""
+        if self.draws is None:
+            return b % self.R
+        return self.draws[b // self.B] * self.B + b % self.B
+
+    def at(self, b: Tensor, i: Tensor) -> View:
+        """Coordinates of token i of row b of attention."""
+        if self.R == 1:
+            found = {n: c[0, i] for n, c in self.of.items()}
+        else:
+            r = self.number(b)
+            found = {n: c[r, i] for n, c in self.of.items()}
+        return View({**found, "index": i} if self.plain else found)
+
+    def spread(self, x_R: Tensor) -> Tensor:
+        """Something of each row of coordinates [R, …] for each row of attention [E·B, …]."""
+        if self.R == 1:
+            return x_R
+        return x_R[self.number(torch.arange(self.E * self.B, device=x_R.device))]
+
+
+def block_mask(allowed: Allowed, q: Rows, k: Rows, causal: bool = False) -> Any:
+    """torch's BlockMask of a predicate.  ``valid`` among the coordinates: false is never read, and
+    reads nothing (its output is 0).
+
+    Args:
+        causal: whether the predicate shows no token of a higher index.
     """
     from torch.nn.attention.flex_attention import BlockMask
 
-    wanted = (trials, rows)
-    q_RT, k_RS = flat(q, wanted), flat(k, wanted)
-    R, T = next(iter(q_RT.values())).shape
-    S = next(iter(k_RS.values())).shape[1]
-    partial_RNM, full_RNM = _blocks(allowed, q_RT, k_RS)
+    partial_RNM, full_RNM = _blocks(allowed, q.of, k.of)
+    # Padding that ends rows stands after all that a causal query reads, and what padding itself
+    # reads serves nobody; so the kernel need not look, which makes it several times slower.
+    checked = not (causal and q.padded_last)
 
     def mask_mod(b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
-        r = b % R
-        at = (
-            View({n: c[r, i] for n, c in q_RT.items()}),
-            View({n: c[r, j] for n, c in k_RS.items()}),
-        )
-        return _valid(allowed(*at), *at)
+        at_q, at_k = q.at(b, i), k.at(b, j)
+        keep = allowed(at_q, at_k)
+        return _valid(keep, at_q, at_k) if checked else keep
 
     def listed(RNM: Tensor) -> tuple[Tensor, Tensor]:
-        RNM = RNM.repeat(trials * rows // R, 1, 1) if R > 1 else RNM
+        RNM = q.spread(RNM)
         order = RNM.int().argsort(dim=-1, descending=True, stable=True)
         return RNM.sum(-1, dtype=torch.int32)[:, None], order.int()[:, None]
 
     return BlockMask.from_kv_blocks(
-        *listed(partial_RNM), *listed(full_RNM), BLOCK, mask_mod, seq_lengths=(T, S)
+        *listed(partial_RNM), *listed(full_RNM), BLOCK, mask_mod, seq_lengths=(q.T, k.T)
     )
 
 
 def attend(
-    q_EBHTd: Tensor, k_EBGSd: Tensor, v_EBGSd: Tensor, block: Any, score: Any, scale: float
+    q_EBHTd: Tensor, k_EBHSd: Tensor, v_EBHSd: Tensor, block: Any, score: Any, scale: float
 ) -> Tensor:
-    """o_EBHTd; key heads are shared without copies."""
-    E, B, H = q_EBHTd.shape[:3]
+    """o_EBHTd, of as many key heads as query heads: the kernel that shares them is slower than
+    the copies are."""
+    E, B = q_EBHTd.shape[:2]
     o = _kernel(q_EBHTd.is_cuda)(
         q_EBHTd.flatten(0, 1),
-        k_EBGSd.flatten(0, 1),
-        v_EBGSd.flatten(0, 1),
+        k_EBHSd.flatten(0, 1),
+        v_EBHSd.flatten(0, 1),
         score_mod=score,
         block_mask=block,
         scale=scale,
-        enable_gqa=k_EBGSd.shape[2] != H,
     )
     return o.unflatten(0, (E, B))
 
@@ -86,18 +134,6 @@ def _compiled() -> Any:
     from torch.nn.attention.flex_attention import flex_attention
 
     return torch.compile(flex_attention, dynamic=True)
-
-
-def flat(view: View, wanted: tuple[int, int]) -> dict[str, Tensor]:
-    """Coordinates [R,T], R = 1, rows or trials · rows."""
-    held = view.coordinates.values()
-    e, b = (max(c.shape[i] for c in held) for i in (0, 1))
-    sizes = (e, b) if e == 1 else wanted
-    out = {}
-    for name, c in view.coordinates.items():
-        c = c.expand(*sizes, -1).flatten(0, 1)
-        out[name] = c if c.dtype == torch.bool else c.int()
-    return out
 
 
 def _valid(keep: Tensor, q: View, k: View) -> Tensor:

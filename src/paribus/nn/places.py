@@ -83,6 +83,7 @@ class Places:
         view: View,
         models: Sequence[Model] | None = None,
         dtype: torch.dtype = torch.float32,
+        draws: Sequence[int] | None = None,
     ) -> dict[str, Tensor]:
         """The position's tables, first axis 1 or E.
 
@@ -92,15 +93,18 @@ class Places:
             view: coordinates [e,b,T].
             models: the models of the stack, where their positions differ in numbers.
             dtype: what floating-point tables are cast to.
+            draws: the entry of the coordinates' first axis that each trial reads; None: its own.
         """
         stack = [self.model] if models is None else list(models)
         E = max(c.shape[0] for c in view.coordinates.values())
+        of = range(E) if draws is None else draws
+        E = len(of) if E > 1 else 1
         if E == 1 and all(m.position == stack[0].position for m in stack):
             stack = stack[:1]
         trials = []
         for i in range(max(E, len(stack))):
             part = stack[i if len(stack) > 1 else 0].position
-            own = view.map(lambda c, i=i: _exact(c[i : i + 1] if c.shape[0] > 1 else c))
+            own = view.map(lambda c, i=i: _exact(c[of[i]][None] if c.shape[0] > 1 else c))
             trials.append({} if part is None else part.tables(self.dims, own))
         out = {}
         for name in trials[0]:
@@ -215,6 +219,7 @@ class Places:
         valid_EBT: Tensor | None = None,
         *,
         models: Sequence[Model] | None = None,
+        draws: Sequence[int] | None = None,
         kernel: str = "sdpa",
         dtype: torch.dtype = torch.float32,
         device: Any = None,
@@ -224,36 +229,41 @@ class Places:
 
         Args:
             sizes: (E, B, T) of the inputs.
+            draws: the entry of the coordinates' first axis that each trial reads; None: its own.
             given, valid_EBT, models, kernel, dtype: as of ``forward`` and ``tables``.
         """
         E, B, T = sizes
         given = {n: _three(c) for n, c in given.items()}
         q = self.view(T, device=device, given=given)
-        tables = self.tables(q, models, dtype)
+        tables = self.tables(q, models, dtype, draws)
         if kernel != "flex":
+            if draws is not None:
+                of = torch.tensor(draws, device=device)
+                q = q.map(lambda c: c[of] if c.shape[0] > 1 else c)
+                valid_EBT = None if valid_EBT is None else valid_EBT[of]
             reads = self.patterns({}, tables, q, q, valid_EBT, given, keep=False)
             return Ready(tables, [*map(settle, reads)])
         view = q if valid_EBT is None else View({**q.coordinates, "valid": valid_EBT.bool()})
+        of = torch.tensor(range(E) if draws is None else draws, device=device)
+        rows = flex.Rows(view, E, B, of, plain="index" not in given)
 
         def make(layer: int) -> Pattern:
             allowed = functools.partial(self._allowed, layer)
             return Pattern(
-                block=flex.block_mask(allowed, view, view, E, B),
-                score=self._score(tables, view, B) if self._biased else None,
+                block=flex.block_mask(allowed, rows, rows, self.mask.causal),
+                score=self._score(tables, rows) if self._biased else None,
             )
 
         return Ready(tables, self._each(make))
 
-    def _score(self, tables: Params, view: View, B: int) -> Callable[..., Tensor]:
+    def _score(self, tables: Params, rows: flex.Rows) -> Callable[..., Tensor]:
         """The bias without parameters as the flex kernel wants it, one pair of tokens at a time."""
         E = max((x.shape[0] for x in tables.values()), default=1)
-        bias, at_RT = self.model.position.bias, flex.flat(view, (E, B))  # type: ignore[union-attr]
-        rows = next(iter(at_RT.values())).shape[0]
+        bias = self.model.position.bias  # type: ignore[union-attr]
 
         def score(s: Tensor, b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
-            r = b % rows
-            q, k = (View({n: c[r, x] for n, c in at_RT.items()}) for x in (i, j))
-            return s + bias(tables, {}, b // B % E, h, q, k).to(s.dtype)
+            e = b // rows.B % E
+            return s + bias(tables, {}, e, h, rows.at(b, i), rows.at(b, j)).to(s.dtype)
 
         return score
 

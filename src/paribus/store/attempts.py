@@ -91,6 +91,16 @@ def accepted(attempts: Path) -> tuple[int, dict[str, Any]] | None:
     return None
 
 
+def lost(weights: Path, sha256: str) -> str:
+    """Why a file of weights cannot be used: gone, or damaged; "" if it is whole."""
+    try:
+        with open(weights, "rb") as file:
+            whole = hashlib.file_digest(file, "sha256").hexdigest() == sha256
+    except OSError:
+        return "its weights are gone"
+    return "" if whole else "its weights are damaged"
+
+
 class Attempt:
     """An attempt that this process has claimed and has not ended yet.
 

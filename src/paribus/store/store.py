@@ -16,7 +16,6 @@ whole folder of a trial, at any time: it is then simply to be done again.
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -316,12 +315,7 @@ class Store:
         result = self.result(trial)
         if result is None or result.end["weights"] is None:
             return ""
-        try:
-            with open(result.weights, "rb") as file:
-                whole = hashlib.file_digest(file, "sha256").hexdigest() == result.end["weights"]
-        except OSError:
-            return "its weights are gone"
-        return "" if whole else "its weights are damaged"
+        return attempts.lost(result.weights, result.end["weights"])
 
     def attempts(self, trial: str) -> list[AttemptView]:
         """All attempts, oldest first."""

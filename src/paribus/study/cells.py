@@ -151,16 +151,12 @@ class Condition:
 
     def spec(self, trial: Trial) -> Spec:
         """The trial's spec as this condition evaluates it."""
-        out = trial.variant.spec
-        if isinstance(self.evaluation.what, Task):
-            out = specs.patch(out, "task", self.evaluation.what)
-            out = specs.patch(out, "rows", None) if out.task.rows() is not None else out
-        for path, value in self.patch.items():
-            try:
-                out = specs.patch(out, path, value)
-            except SpecError as error:
-                raise SpecError(f"evaluation {self.key!r}, trial {trial.name!r}: {error}") from None
-        return out
+        what = self.evaluation.what
+        task = {"task": what} if isinstance(what, Task) else {}
+        try:
+            return evaluated(trial.variant.spec, {**task, **self.patch})
+        except SpecError as error:
+            raise SpecError(f"evaluation {self.key!r}, trial {trial.name!r}: {error}") from None
 
     def alike(self, variant: Variant) -> tuple[Any, ...]:
         """Of variants with an equal key this condition evaluates the same thing: it changes the
@@ -232,6 +228,17 @@ class Condition:
                 "checkpoint": "last",
             }
         )
+
+
+def evaluated(spec: Spec, changes: Mapping[str, Any]) -> Spec:
+    """A trained spec with the settings of a condition, not resolved.
+
+    Rows act in training alone.  Where the task's own words decide them, those that it was trained
+    with must not contradict what they are under the condition.
+    """
+    for path, value in changes.items():
+        spec = specs.patch(spec, path, value)
+    return specs.patch(spec, "rows", None) if spec.task.rows() is not None else spec
 
 
 def _named(what: Any) -> bool:

@@ -46,13 +46,15 @@ def shipped() -> dict[str, Path]:
 def find(target: str) -> tuple[Path, bool]:
     """(file, whether shipped) of a study named by file or by the name of a shipped one."""
     path = Path(target)
-    if path.suffix == ".py" or path.is_file():
+    if path.suffix == ".py":
         if not path.is_file():
             raise SpecError(f"no study file {target!r}")
         return path.resolve(), False
     known = shipped()
     if target in known:
         return known[target], True
+    if path.is_file():
+        raise SpecError(f"{target}: a study file ends in .py")
     raise SpecError(f"no study {target!r} (a file, or a shipped study); {nearest(target, known)}")
 
 

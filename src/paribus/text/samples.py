@@ -17,8 +17,6 @@ from paribus.text import ngrams
 from paribus.text.columns import Counts, columns, texts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from numpy.typing import NDArray
     from torch import Tensor
 
@@ -115,7 +113,7 @@ class Samples(Source):
         offsets = self._offsets(0, rows) if self.task.eval_offsets else None
         out = self._rows(self.chosen(None, rows), offsets, self.judged_padded)
         if self.tokens.token_bytes is not None:
-            lengths = self._on_device("bytes", lambda: self.tokens.token_bytes)
+            lengths = self._on_device("bytes", self.tokens.token_bytes, np.int64)
             out["bytes"] = lengths[out["targets"].clamp(min=0)]
         return out
 
@@ -145,31 +143,27 @@ class Samples(Source):
         main = (text == 0) if self.has_main else np.zeros(len(text), bool)
         scored &= ~main
         B, T = len(chosen_Bn), self.length
-        place = row * T + index
-
-        def spread(values: Ints, fill: int = 0) -> Tensor:
-            whole = np.full(B * T, fill, np.int64)
-            whole[place] = values
-            return torch.from_numpy(whole.reshape(B, T)).to(self.device)
-
-        ids = self._on_device("ids", lambda: np.asarray(self.tokens.ids).astype(np.int32))
-        token_BT = spread(source)
-        valid_BT = spread(np.ones(len(place), np.int64)).bool()
-        scored_BT = spread(scored.astype(np.int64)).bool()
+        whole = np.zeros((6, B * T), np.int64)  # one copy to the device, not six
+        columns_ = (source, text, at["time"], main, np.ones(len(text)), scored)
+        whole[:, row * T + index] = np.stack(columns_)
+        moved = torch.from_numpy(whole).to(self.device).view(6, B, T)
+        token_BT, branch_BT, time_BT, main_BT = moved[:4]
+        valid_BT, scored_BT = moved[4].bool(), moved[5].bool()
+        ids = self._on_device("ids", self.tokens.ids, np.int32)
         following = ids[(token_BT + 1).clamp(max=len(ids) - 1)].long()
         out = {
             "inputs": ids[token_BT].long() * valid_BT,
             "targets": torch.where(scored_BT, following, IGNORE),
-            "pos.branch": spread(text),
-            "pos.time": spread(at["time"]),
-            "pos.main": spread(main.astype(np.int64)),
+            "pos.branch": branch_BT,
+            "pos.time": time_BT,
+            "pos.main": main_BT,
         }
         return {**out, "valid": valid_BT} if padded else out
 
-    def _on_device(self, name: str, make: Callable[[], Any]) -> Tensor:
-        """A whole array on the device (it is small beside the activations), made once."""
+    def _on_device(self, name: str, values: Any, dtype: Any) -> Tensor:
+        """A whole array on the device (it is small beside the activations)."""
         if name not in self._kept:
-            self._kept[name] = torch.from_numpy(np.asarray(make())).to(self.device)
+            self._kept[name] = torch.from_numpy(np.asarray(values).astype(dtype)).to(self.device)
         return self._kept[name]
 
     # ── what was realised ──
