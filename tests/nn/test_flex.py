@@ -114,7 +114,8 @@ def test_blocks_are_those_of_the_dense_mask(reads, right, each):
         valid = valid[None]
     view = View({**view.coordinates, "valid": valid})
     mask = masks.branch(reads=reads)
-    made = flex.block_mask(lambda q, k: mask.allowed(0, q, k), view, view, 2, 2)
+    rows = flex.Rows(view, 2, 2)
+    made = flex.block_mask(lambda q, k: mask.allowed(0, q, k), rows, rows)
     dense = mask.allowed(
         0, view.map(lambda c: c[:, :, :, None]), view.map(lambda c: c[:, :, None, :])
     )
@@ -146,11 +147,10 @@ def test_blocks_are_those_of_the_dense_mask(reads, right, each):
 def test_blocks_are_counted_in_pieces(monkeypatch):
     """However few pairs are looked at together."""
     at, _ = places([[400, 300]], 700)
-    view = core_of(None).view(700, given=at)
-    mask = masks.branch()
+    rows, mask = flex.Rows(core_of(None).view(700, given=at), 1, 1), masks.branch()
 
     def made():
-        return flex.block_mask(lambda q, k: mask.allowed(0, q, k), view, view, 1, 1)
+        return flex.block_mask(lambda q, k: mask.allowed(0, q, k), rows, rows)
 
     whole = made()
     monkeypatch.setattr(flex, "AT_ONCE", 1)
@@ -167,7 +167,7 @@ def test_other_masks_and_biases_without_parameters(position, mask):
     model = model_with(parts.get("positions", position)(), mask=mask)
     core, p = Transformer(model), parameters(model, [0, 1])
     valid = torch.ones(1, 2, 150, dtype=torch.bool)
-    valid[0, 1, 140:] = False
+    valid[0, 0, :9] = valid[0, 1, 140:] = False
     ids = torch.from_numpy(np.random.default_rng(0).integers(0, VOCAB, (2, 2, 150)))
     found = {}
     with torch.no_grad():
@@ -176,6 +176,33 @@ def test_other_masks_and_biases_without_parameters(position, mask):
             found[kernel] = core(p, ids, kernel=kernel, ready=ready)
     at = valid.expand(2, 2, 150)
     torch.testing.assert_close(found["flex"][at], found["reference"][at], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("mask", "front", "looks"),
+    [
+        *[(masks.branch(reads=r), False, False) for r in ("columnar", "isolated", "prefix")],
+        (masks.branch(), True, False),
+        (masks.causal(), False, False),
+        (masks.causal(), True, True),
+        (masks.full(), False, True),
+    ],
+)
+def test_the_kernel_looks_at_validity_where_it_must(mask, front, looks, monkeypatch):
+    """The look makes it slow; padding at the ends of rows is shown by no predicate of time or
+    order."""
+    at, valid = places([[100, 90]], 256)
+    if front:
+        at, valid = {n: c.flip(1) for n, c in at.items()}, valid.flip(1)
+    view = core_of(None).view(256, given=at)
+    rows = flex.Rows(View({**view.coordinates, "valid": valid[None]}), 1, 1)
+    made = flex.block_mask(lambda q, k: mask.allowed(0, q, k), rows, rows)
+    seen, real = [], flex._valid
+    monkeypatch.setattr(flex, "_valid", lambda *a: seen.append(1) or real(*a))
+    every, zero = torch.arange(256), torch.tensor(0)
+    keep = made.mask_mod(zero, zero, every[:, None], every[None])
+    assert bool(seen) == looks
+    assert not keep[valid[0]][:, ~valid[0]].any(), "no token reads padding"
 
 
 def test_what_flex_cannot_do_is_refused():

@@ -19,6 +19,7 @@ from paribus.contracts import View
 
 BLOCK = 128
 AT_ONCE = 1 << 25  # pairs of tokens that are looked at together while blocks are counted
+LATE = 1 << 30  # the time of padding, after that of every token
 
 Allowed = Callable[[View, View], Tensor]  # views that broadcast -> bool
 
@@ -43,15 +44,11 @@ class Rows:
         for name, c in view.coordinates.items():
             c = c.expand(e, b, -1).flatten(0, 1)
             self.of[name] = c if c.dtype == torch.bool else c.int()
+        if "valid" in self.of and "time" in self.of:
+            self.of["time"] = self.of["time"].masked_fill(~self.of["valid"], LATE)
         self.R, self.T = next(iter(self.of.values())).shape
         self.E, self.B, self.plain = trials, rows, plain
         self.draws = draws if e > 1 else None
-
-    @property
-    def padded_last(self) -> bool:
-        """Whether padding stands at the ends of rows alone."""
-        valid = self.of.get("valid")
-        return valid is None or bool((valid[:, 1:] <= valid[:, :-1]).all())
 
     def number(self, b: Tensor) -> Tensor:
         """The row of coordinates of a row of attention."""
@@ -75,19 +72,15 @@ class Rows:
         return x_R[self.number(torch.arange(self.E * self.B, device=x_R.device))]
 
 
-def block_mask(allowed: Allowed, q: Rows, k: Rows, causal: bool = False) -> Any:
-    """torch's BlockMask of a predicate.  ``valid`` among the coordinates: false is never read, and
-    reads nothing (its output is 0).
-
-    Args:
-        causal: whether the predicate shows no token of a higher index.
-    """
+def block_mask(allowed: Allowed, q: Rows, k: Rows) -> Any:
+    """torch's BlockMask of a predicate.  Keys whose ``valid`` is false are read by none whose
+    ``valid`` is true; what padding itself reads serves nobody."""
     from torch.nn.attention.flex_attention import BlockMask
 
-    partial_RNM, full_RNM = _blocks(allowed, q.of, k.of)
-    # Padding that ends rows stands after all that a causal query reads, and what padding itself
-    # reads serves nobody; so the kernel need not look, which makes it several times slower.
-    checked = not (causal and q.padded_last)
+    partial_RNM, full_RNM, shown = _blocks(allowed, q.of, k.of)
+    # The kernel looks at validity only where the predicate itself would show padding: the look
+    # makes it several times slower.
+    checked = bool(shown)
 
     def mask_mod(b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
         at_q, at_k = q.at(b, i), k.at(b, j)
@@ -142,22 +135,26 @@ def _valid(keep: Tensor, q: View, k: View) -> Tensor:
 
 def _blocks(
     allowed: Allowed, q_RT: dict[str, Tensor], k_RS: dict[str, Tensor]
-) -> tuple[Tensor, Tensor]:
-    """Blocks [R,N,M] in which some pairs are allowed, and those in which all are."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Blocks [R,N,M] in which some pairs are allowed, and those in which all are; and whether the
+    predicate shows padding to a token that is none."""
     R, T = next(iter(q_RT.values())).shape
     S = next(iter(k_RS.values())).shape[1]
     k = View({n: c[None, :, None, None] for n, c in k_RS.items()})
     N, M = -(-T // BLOCK), -(-S // BLOCK)
     each = max(1, AT_ONCE // (max(R, k_RS["index"].shape[0]) * BLOCK * S))
-    counts = []
+    counts, shown = [], torch.zeros((), dtype=torch.bool, device=k_RS["index"].device)
     for n in range(0, N, each):
         piece = slice(n * BLOCK, min((n + each) * BLOCK, T))
         q = View({name: c[None, :, None, piece, None] for name, c in q_RT.items()})
-        keep_RTS = _valid(allowed(q, k), q, k)[0, :, 0]
-        keep_RTS = keep_RTS.expand(-1, piece.stop - piece.start, S)
+        keep_RTS = allowed(q, k)
+        if "valid" in q_RT:
+            shown = shown | (keep_RTS & (q.valid & ~k.valid)).any()
+            keep_RTS = _valid(keep_RTS, q, k)
+        keep_RTS = keep_RTS[0, :, 0].expand(-1, piece.stop - piece.start, S)
         keep_RTS = F.pad(keep_RTS, (0, -S % BLOCK, 0, -keep_RTS.shape[1] % BLOCK))
         tiles = keep_RTS.unflatten(2, (M, BLOCK)).unflatten(1, (-1, BLOCK))
         counts.append(tiles.sum((2, 4), dtype=torch.int32))
     counts_RNM = torch.cat(counts, 1)
     full_RNM = counts_RNM == BLOCK * BLOCK
-    return (counts_RNM > 0) & ~full_RNM, full_RNM
+    return (counts_RNM > 0) & ~full_RNM, full_RNM, shown

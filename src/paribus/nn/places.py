@@ -250,7 +250,7 @@ class Places:
         def make(layer: int) -> Pattern:
             allowed = functools.partial(self._allowed, layer)
             return Pattern(
-                block=flex.block_mask(allowed, rows, rows, self.mask.causal),
+                block=flex.block_mask(allowed, rows, rows),
                 score=self._score(tables, rows) if self._biased else None,
             )
 
