@@ -582,6 +582,7 @@ def test_trivial_baselines_are_of_the_targets_that_are_scored(data):
 # ── packed rows ─────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 @pytest.mark.parametrize("reads", ["columnar", "isolated", "prefix"])
 @pytest.mark.parametrize("e", [1, 2])
 def test_packed_rows_lose_what_padded_ones_do(reads, e, data):
