@@ -20,11 +20,6 @@ class _Lazy:
         self.__dict__[attribute] = value
         return value
 
-    def fill(self) -> None:
-        """Look every name of the library up now."""
-        found = vars(importlib.import_module(self.__dict__["_name"]))
-        self.__dict__.update({k: v for k, v in found.items() if not k.startswith("__")})
-
     def __repr__(self) -> str:
         return f"<lazy {self.__dict__['_name']}>"
 
@@ -44,5 +39,6 @@ else:
 def fill() -> None:
     """Import the libraries and look their names up: a compiler stops at imports, and would cut
     what it compiles into pieces there."""
-    for handle in _HANDLES.values():
-        handle.fill()
+    for name, handle in _HANDLES.items():  # no method: torch has a ``fill`` of its own
+        found = vars(importlib.import_module(name))
+        handle.__dict__.update({k: v for k, v in found.items() if not k.startswith("__")})
