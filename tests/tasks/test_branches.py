@@ -605,6 +605,10 @@ def test_packed_rows_lose_what_padded_ones_do(reads, e, data):
         for name in ("inputs", "targets", "pos.branch", "pos.time", "pos.main"):
             own = packed[name][i][packed["valid"][i]]
             assert torch.equal(own, batch[name][i][batch["valid"][i]]), name
+        each = batch["valid"][i].sum(1).tolist()
+        for name in ("pos.index", "pos.token"):  # of the row: what is absolute stays so
+            own = packed[name][i][packed["valid"][i]].tolist()
+            assert own == [place for n in each for place in range(n)]
     with torch.no_grad():
         outs = [net(p, b, ready=net.prepare(b)) for net, b in ((dense, batch), (flex, packed))]
     (a, m), (b, n_) = (s.task.loss(o, x) for o, x in zip(outs, (batch, packed), strict=True))
