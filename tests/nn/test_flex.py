@@ -144,6 +144,30 @@ def test_blocks_are_those_of_the_dense_mask(reads, right, each):
         assert full.any(), "or the test shows nothing"
 
 
+@pytest.mark.parametrize("draws", [[0, 1, 0], [0, 0, 0], [0, 1, 2], [0, 1, 1]])
+def test_trials_that_read_the_same_rows_share_their_places(draws):
+    """A20: of three trials, on both kernels, against places written out for each."""
+    core = core_of(positions.rope2d(ratio=0.75))
+    p = drawn(core, (0, 1, 2))
+    made = [places([[30 + 9 * i, 50], [90 - i, 20, 7 * i + 1]], 150) for i in range(max(draws) + 1)]
+    own = {n: torch.stack([at[n] for at, _ in made]) for n in made[0][0]}
+    valid = torch.stack([v for _, v in made])
+    ids = torch.from_numpy(np.random.default_rng(0).integers(0, VOCAB, (3, 2, 150)))
+    whole = {n: c[draws] for n, c in own.items()}
+    with torch.no_grad():
+        ready = core.ready(
+            (3, 2, 150), whole, valid[draws], kernel="reference", dtype=torch.float64
+        )
+        want = core(p, ids, kernel="reference", ready=ready)
+        for kernel in KERNELS:
+            ready = core.ready(
+                (3, 2, 150), own, valid, draws=draws, kernel=kernel, dtype=torch.float64
+            )
+            found = core(p, ids, kernel=kernel, ready=ready)
+            gap = (found - want)[valid[draws]].abs().max()
+            assert gap < 1e-10, kernel
+
+
 def test_blocks_are_counted_in_pieces(monkeypatch):
     """However few pairs are looked at together."""
     at, _ = places([[400, 300]], 700)

@@ -654,6 +654,29 @@ def test_accumulation_is_the_whole_batch(micro, data):
         torch.testing.assert_close(tiny.result(b)[0][path], t, rtol=1e-7, atol=1e-9, msg=path)
 
 
+@pytest.mark.parametrize("reads", ["columnar", "isolated"])
+def test_a_stack_of_arms_gives_the_bits_of_each_alone(reads, data):
+    """Arms of one seed share their rows and places, those of another have their own; ratios
+    differ inside the stack."""
+
+    def each() -> list[Member]:
+        return [
+            tiny.member(
+                seed,
+                spec(branches(branches=(1, 5), offsets=True), rows=3, steps=4,
+                     **{"model.position": positions.rope2d(ratio=ratio),
+                        "model.mask": masks.branch(reads=reads)}),
+            )
+            for seed, ratio in ((1, 0.5), (2, 0.5), (1, 1.0), (2, 0.0))
+        ]  # fmt: skip
+
+    together = each()
+    Trainer(together, tiny.Settings(), data).run()
+    for m, alone in zip(together, each(), strict=True):
+        Trainer([alone], tiny.Settings(), data).run()
+        assert tiny.equal(m, alone)
+
+
 def test_realised_tokens_are_in_the_record(data):
     """Tokens that training read, padding not among them, and what its rows held."""
     s = spec(branches(branches=(1, 5), pad_to=60), rows=6, steps=3)
