@@ -80,6 +80,7 @@ def peak(call: Callable[[], Any], device: str) -> float:
 def measure(branches: int, tokens: int, device: str) -> dict[str, Any]:
     T = branches * tokens
     dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
+    torch.compiler.reset()  # compiled for this size alone
     made = torch.Generator(device=device).manual_seed(T)
 
     def drawn(heads: int) -> Tensor:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from paribus.contracts import Io
 from paribus.nn.flex import BLOCK
 
 # Share of tokens that are no padding, above which rows stay as they are: each length of packed rows
@@ -18,12 +19,14 @@ WORTH = 0.5
 LENGTHS = 8  # lengths of packed rows at most: each is compiled
 
 
-def worth(batch: Mapping[str, Tensor]) -> bool:
-    """Whether enough of a batch is padding, and all of it goes by token."""
+def worth(batch: Mapping[str, Tensor], io: Io) -> bool:
+    """Whether enough of the rows is padding, and all of it goes by token; as the task says, else
+    as in this batch."""
     valid, shape = batch.get("valid"), batch["inputs"].shape[:3]
     if valid is None or any(t.shape[:3] != shape for t in batch.values()):
         return False
-    return bool(valid.double().mean() < WORTH)
+    share = io.tokens / io.length if io.tokens and io.length else float(valid.double().mean())
+    return share < WORTH
 
 
 def pack(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:

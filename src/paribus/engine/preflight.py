@@ -94,7 +94,7 @@ def _graph(graph: Mapping[str, Any], settings: Settings, data: Data) -> str:
     conditions = [c for c in graph["conditions"] if c["spec"]]
     judged = [specs.load(c["spec"]) for c in conditions]
     with reads.Reads(*(p.spec for p in short), *judged) as seen:
-        _resolve(short)
+        _resolve(short, [p.steps for p in m.phases])
         m = Member("preflight", graph["name"], m.seed, short)
         trainer = Trainer([m], settings, data)
         trainer.run()
@@ -132,11 +132,14 @@ def _large_enough(phases: Sequence[Phase], data: Data) -> None:
             )
 
 
-def _resolve(phases: Sequence[Phase]) -> None:
-    """What resolution and identity read counts as read."""
-    for p in phases:
+def _resolve(phases: Sequence[Phase], steps: Sequence[int]) -> None:
+    """What resolution and identity read counts as read, and what the schedule reads in any of its
+    steps: two of them are warm-up as a rule."""
+    for p, total in zip(phases, steps, strict=True):
         specs.resolve(p.spec)
         p.spec.task.fingerprints()
+        for i in range(65):
+            p.spec.schedule.factor(i * (total - 1) // 64, total)
 
 
 def _round_trip(m: Member) -> None:

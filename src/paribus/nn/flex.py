@@ -52,6 +52,8 @@ class Rows:
 
     def number(self, b: Tensor) -> Tensor:
         """The row of coordinates of a row of attention."""
+        if self.R == self.E * self.B:  # numbers of rows in the code would be compiled each
+            return b
         if self.draws is None:
             return b % self.R
         return self.draws[b // self.B] * self.B + b % self.B
@@ -126,6 +128,8 @@ def _kernel(cuda: bool) -> Any:
 def _compiled() -> Any:
     from torch.nn.attention.flex_attention import flex_attention
 
+    # Beyond the limit torch would go on without the fused kernel.
+    torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
     return torch.compile(flex_attention, dynamic=True)
 
 

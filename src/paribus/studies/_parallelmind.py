@@ -97,7 +97,7 @@ def base(scale: str, branches: int | tuple[int, int] = 1) -> Spec:
             steps=32_000,
         )
     small = scale == "small"
-    width, heads, layers = (256, 4, 4) if small else (64, 2, 1)
+    width, heads, layers = (256, 4, 3) if small else (64, 2, 1)
     shape = {"width": width, "heads": heads, "layers": layers}
     return Spec(
         model=presets.minimind_512(vocab=None, position=position, mask=mask, **shape),

@@ -24,7 +24,7 @@ SHOWN = {
     "small": ["none", "interleaved", "stride1"],
     "smoke": ["none", "per_head"],
 }
-TRAINED = {"paper": (1, 15), "small": (1, 15), "smoke": (1, 3)}
+TRAINED = {"paper": (1, 15), "small": (1, 7), "smoke": (1, 3)}
 MEANT = {"other moves task.offsets": "offsets in training are one of the variations"}
 HALF = {"paper": 0.5, "small": 0.5, "smoke": 1.0}
 
