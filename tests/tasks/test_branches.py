@@ -594,7 +594,7 @@ def test_packed_rows_lose_what_padded_ones_do(reads, e, data):
     source = s.task.open(data, "cpu")
     each = [source.batch(seed, 0, range(5)) for seed in range(e)]
     batch = {k: torch.stack([b[k] for b in each]) for k in each[0]}
-    assert packing.worth(batch)
+    assert packing.worth(batch, s.task.io())
     packed = packing.pack(batch)
     n = packed["inputs"].shape[2]
     longest = int(batch["valid"].sum((1, 2)).max())
@@ -621,11 +621,14 @@ def test_packed_rows_lose_what_padded_ones_do(reads, e, data):
 
 
 def test_packing_is_for_rows_of_tokens_with_padding(data):
-    batch = stacked(branches(branches=(1, 5)).open(data, "cpu").batch(1, 0, range(5)))
-    assert packing.worth(batch)
-    assert not packing.worth({k: t for k, t in batch.items() if k != "valid"})
-    assert not packing.worth({**batch, "valid": torch.ones_like(batch["valid"])})
-    assert not packing.worth({**batch, "label": torch.zeros(1, 5)}), "goes by row, not by token"
+    task = branches(branches=(1, 5))
+    batch, io = stacked(task.open(data, "cpu").batch(1, 0, range(5))), task.io()
+    assert packing.worth(batch, io)
+    assert not packing.worth({k: t for k, t in batch.items() if k != "valid"}, io)
+    assert not packing.worth({**batch, "valid": torch.ones_like(batch["valid"])}, io)
+    assert not packing.worth({**batch, "label": torch.zeros(1, 5)}, io), "goes by row"
+    # Where the task knows the share, one batch does not decide.
+    assert not packing.worth(batch, io._replace(tokens=0.9 * io.length))
 
 
 # ── A17: accumulation ───────────────────────────────────────────────────────────────────────
