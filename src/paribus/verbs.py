@@ -113,7 +113,8 @@ def do_plan(o: Namespace) -> int:
         states = [t["state"] for t in v["trials"]]
         shown = ", ".join(f"{states.count(s)} {s}" for s in dict.fromkeys(states))
         large = f"{v['parameters']:,}" if v["parameters"] else "external"
-        print(f"{v['name']:32} {large:>12} {v['steps']:>8,} {v['tokens']:>14,}  {shown}")
+        read = f"{'≤ ' if v['tokens_at_most'] else ''}{v['tokens']:,}"
+        print(f"{v['name']:32} {large:>12} {v['steps']:>8,} {read:>14}  {shown}")
     for reason in dict.fromkeys(s["reason"] for s in plan.expansion.skipped):
         n = sum(s["reason"] == reason for s in plan.expansion.skipped)
         print(f"skipped {n}: {reason}")

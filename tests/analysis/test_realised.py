@@ -174,6 +174,27 @@ def test_arms_evaluated_on_different_items() -> None:
     assert found is None  # all arms alike
 
 
+def test_arms_that_were_trained_on_other_numbers_of_texts() -> None:
+    asked, out, ends = made()
+    for name, end in ends.items():
+        end["realised"] = {"train": {"texts": 1030 if name.startswith("rope") else 1000}}
+    (found,) = of((asked, out, ends), "texts_realised")
+    assert set(found.facts["values"].values()) == {1000, 1030}
+    for end in ends.values():
+        end["realised"]["train"]["texts"] += 9000
+    assert of((asked, out, ends), "texts_realised") == []  # within 1 %
+
+
+def test_conditions_that_scored_other_texts() -> None:
+    assert of(made((lambda r: True, {"list": "a" * 32})), "list_realised") == []
+    seen = made(
+        (lambda r: True, {"list": "a" * 32}), (lambda r: r["length"] == "256", {"list": "b"})
+    )
+    (found,) = of(seen, "list_realised")
+    assert found.facts["values"]["b"] == ["lm 256"]
+    assert findings.line(found).startswith("warning: the conditions of lm scored different texts")
+
+
 # ── seeds and trials without a result ───────────────────────────────────────────────────────
 
 

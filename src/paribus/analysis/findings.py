@@ -176,6 +176,15 @@ SAID: dict[str, tuple[str, str]] = {
         "arms were evaluated on different items at {condition}: {values} ({metric}){more}",
         "各臂在 {condition} 的评测样本不同：{values}（{metric}）{more}",
     ),
+    "texts_realised": (
+        "the texts that training held differ between arms by more than 1 %: {values}",
+        "各臂训练中实际使用的文本数相差超过 1 %：{values}",
+    ),
+    "list_realised": (
+        "the conditions of {evaluation} scored different texts, so their values are of other "
+        "items: {values}",
+        "{evaluation} 的各条件评测的文本不同，数值来自不同样本：{values}",
+    ),
     "unpaired": (
         "the seeds of the arms are not paired: {values}",
         "各臂的种子没有配对：{values}",

@@ -242,6 +242,33 @@ def _evaluation_set(seen: _Seen) -> Iterator[Finding]:
         yield Finding("warn", "evaluation_set", about, facts, who)
 
 
+def _texts(seen: _Seen) -> Iterator[Finding]:
+    """Numbers of texts that training really held, where a task draws them, that differ between
+    arms; and conditions of one evaluation that scored different lists of texts."""
+    held: dict[str, list[float]] = {}
+    for t, r in seen.trials.items():
+        phases = (seen.ends.get(t) or {}).get("realised") or {}
+        if texts := sum(phase.get("texts") or 0 for phase in phases.values()):
+            held.setdefault(r["variant"], []).append(texts)
+    means = {v: fmean(numbers) for v, numbers in held.items()}
+    if means and max(means.values()) - min(means.values()) > SAME * max(means.values()):
+        least, most = (f(means, key=lambda v: means[v]) for f in (min, max))
+        facts = {"values": {v: round(means[v]) for v in (least, most)}}
+        yield Finding("warn", "texts_realised", "texts realised differ", facts, (least, most))
+    lists: dict[str, dict[str, list[str]]] = {}
+    for r in (r for r in seen.rows if r.get("list")):
+        where = " ".join(str(x) for x in seen.condition(r) if x is not None)
+        here = lists.setdefault(r["evaluation"], {}).setdefault(r["list"], [])
+        if where not in here:
+            here.append(where)
+    for evaluation, found in lists.items():
+        if len(found) > 1:
+            values = {name[:8]: conditions for name, conditions in found.items()}
+            told = {"evaluation": evaluation, "values": values}
+            about = f"{evaluation} scored different texts"
+            yield Finding("warn", "list_realised", about, told)
+
+
 def _pairs(seen: _Seen) -> Iterator[Finding]:
     """Arms of different seeds, with results or still to come, and trials that came to nothing."""
     gone = {r["trial"] for r in seen.all if r["status"] in LOST} - seen.trials.keys()
@@ -390,6 +417,6 @@ def _timing(seen: _Seen) -> Iterator[Finding]:
 
 
 RULES = (
-    *(_columns, _counts, _schedule, _data, _evaluation_set, _pairs),
+    *(_columns, _counts, _schedule, _data, _evaluation_set, _texts, _pairs),
     *(_trivial, _edge, _control, _timing),
 )

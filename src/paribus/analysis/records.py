@@ -100,6 +100,8 @@ def _rows(study: dict[str, Any], seen: Mapping[str, Look]) -> Iterator[dict[str,
                     **_status(record, look.failed.get(cid), tail),
                 }
                 continue
+            told = record.get("realised") or {}
+            here |= {"list": told["list"]} if "list" in told else {}
             for name, slices in _metrics(record):
                 for metric, value in slices.items():
                     unit = study["metrics"].get(metric, {}).get("unit", "")

@@ -344,6 +344,8 @@ def of_metric(rows: Iterable[Row], metric: str | None, study: Node) -> list[dict
 
 def columns_of(rows: Sequence[Row]) -> list[str]:
     every = dict.fromkeys(k for row in rows for k in row)
+    if "study" not in every:  # a study's own template, in its order
+        return list(every)
     return [*(k for k in FIRST if k in every), *(k for k in every if k not in FIRST)]
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from paribus.contracts import View
 
 BLOCK = 128
-AT_ONCE = 1 << 25  # pairs of tokens that are looked at together while blocks are counted
+AT_ONCE = 1 << 23  # pairs of tokens that are looked at together while blocks are counted
 LATE = 1 << 30  # the time of padding, after that of every token
 
 Allowed = Callable[[View, View], Tensor]  # views that broadcast -> bool

@@ -20,7 +20,7 @@ from paribus.store import Store, TrialState
 from paribus.store.scan import Look, Scan
 from paribus.study import units
 from paribus.study.expand import Condition, Expansion, Trial, expand
-from paribus.study.record import flops_per_token, parameters, tokens
+from paribus.study.record import flops_per_token, most_tokens, parameters
 from paribus.study.record import study_record as study_record
 from paribus.study.study import Study
 from paribus.study.trunks import Forest, Trunk, forest
@@ -239,7 +239,7 @@ class Plan:
             steps = max(0, min(end, until) - max(first, start))
             flops = 0.0
             if isinstance(s.model, Model) and steps:
-                flops = tokens(s) * steps / (end - first) * flops_per_token(s)
+                flops = most_tokens(s) * steps / (end - first) * flops_per_token(s)
             total += flops / ASSUMED[kind] + steps * OVERHEAD[kind]
             first = end
         return total, f"assumed {ASSUMED[kind]:.0e} FLOP/s"
@@ -347,7 +347,8 @@ class Plan:
                     "name": v.name,
                     "levels": dict(v.tags),
                     "parameters": parameters(v.spec),
-                    "tokens": sum(tokens(p.spec) for p in v.phases),
+                    "tokens": sum(most_tokens(p.spec) for p in v.phases),
+                    "tokens_at_most": any(p.spec.task.io().ragged for p in v.phases),
                     "steps": sum(p.spec.steps or 0 for p in v.phases),
                     "trials": [
                         {"name": i.trial.name, "id": i.trial.id, "state": i.state.state}

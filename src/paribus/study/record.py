@@ -34,6 +34,13 @@ def tokens(spec: specs.Spec) -> int:
     return round((spec.steps or 0) * (spec.rows or 0) * spec.task.io().per_row)
 
 
+def most_tokens(spec: specs.Spec) -> int:
+    """Tokens that training can read at most, padding counted where it is not known beforehand."""
+    io = spec.task.io()
+    each = io.length if io.ragged and io.length else io.per_row
+    return round((spec.steps or 0) * (spec.rows or 0) * each)
+
+
 def flops_per_token(spec: specs.Spec) -> float:
     """Training FLOPs a token; 0 for an external model."""
     if not isinstance(spec.model, Model):

@@ -52,7 +52,7 @@ class Samples(Source):
         self.padded = not (full and task.main + self.high * task.length == length)
         # A row of the run starts with the main prefix's text, where there is one.
         self.per_row = self.high + self.has_main
-        self.epoch = len(self.texts) // self.per_row
+        self.epoch = 2 * len(self.texts) // (self.low + self.high + 2 * self.has_main)
         if self.epoch < 1:
             raise SpecError(
                 f"task: {len(self.texts)} texts are fewer than one sample of {self.per_row}"
