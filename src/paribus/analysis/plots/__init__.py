@@ -14,7 +14,7 @@ from paribus.analysis.plots.canvas import Canvas, styled
 from paribus.analysis.plots.material import Material as Material
 from paribus.analysis.plots.material import Point
 
-DRAWN = 200  # variants beyond which no figure tells them apart
+DRAWN = 220  # variants beyond which no figure tells them apart
 
 
 class Figure(NamedTuple):

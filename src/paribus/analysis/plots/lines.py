@@ -18,11 +18,21 @@ from paribus.analysis.plots.canvas import (
     quantity,
     short,
 )
-from paribus.analysis.plots.material import PANELS, SINGLE, Material, Point, is_number, mean_point
+from paribus.analysis.plots.material import (
+    FEW,
+    PANELS,
+    SINGLE,
+    Material,
+    Point,
+    is_number,
+    mean_point,
+)
 from paribus.analysis.words import number
 from paribus.study.measures import Node
 
 DIRECT = 7  # more lines than this get a legend instead of labels at their ends
+TITLE = 84  # letters of titles that stand side by side
+SMALL: dict[str, Any] = {"fontsize": 8.5, "linespacing": 1.1}
 ROWS = 40  # variants that a figure with a row for each can hold
 
 
@@ -126,9 +136,13 @@ def draw(points: Sequence[Point], m: Material, metric: str | None = None) -> Can
 def _lines(points: Sequence[Point], m: Material, metric: str | None, axis: str) -> Canvas:
     t = m.table(metric)
     panels = list(dict.fromkeys(p["panel"] for p in points))
-    columns = m.across(2 if len(panels) in (2, 4) else 3, len(panels))
+    most = 2 if len(panels) in (2, 4) else 3 if len(panels) <= FEW else 4
+    columns = m.across(most, len(panels))
     lines = math.ceil(len(panels) / columns)
-    size = (7.6, 4.3) if len(panels) == 1 else (7.6, 0.9 + 2.1 * lines)
+    # Long titles go over several lines: one panel's would run into the next one's.
+    wide = max(map(len, panels)) > TITLE // columns
+    deep = max(panel.count(", ") for panel in panels) if wide else 0
+    size = (7.6, 4.3) if len(panels) == 1 else (7.6, 0.9 + (2.1 + 0.12 * deep) * lines)
     canvas = m.canvas("primary", size, lines, columns, sharex=True, sharey=len(panels) > 1)
     flat = [ax for line in canvas.axes for ax in line]
     xs = sorted({p["x"] for p in points})
@@ -156,7 +170,7 @@ def _lines(points: Sequence[Point], m: Material, metric: str | None, axis: str) 
                         color=GREY, fontsize=8, ha="right", va="top", xytext=(-3, 0),
                         textcoords="offset points", rotation=90)  # fmt: skip
         if len(panels) > 1:
-            ax.set_title(panel)
+            ax.set_title(panel.replace(", ", "\n") if wide else panel, **SMALL if wide else {})
         elif len(ends) <= DIRECT:
             direct(ax, ends)
         else:

@@ -22,7 +22,8 @@ Curve = Sequence[tuple[int, float]]
 Checks = Mapping[str, Sequence[Mapping[str, Any]]]
 Point = dict[str, Any]  # a row of a figure's data
 SINGLE = 12  # lines that one panel holds
-PANELS = 12
+PANELS = 36
+FEW = 12  # panels that are looked at together with ease
 SLIM = 4.2  # inches of a narrow figure
 
 
@@ -133,10 +134,14 @@ class Material:
     @cached_property
     def looks(self) -> dict[str, Look]:
         """How each variant is drawn.  A few have a colour each.  Of many the colour tells the
-        level of the first factor that has no more levels than there are colours, and the panel
-        the other levels."""
+        level of a factor that has no more levels than there are colours, and the panel the other
+        levels: of the first such factor that leaves a few panels, else of the one that leaves
+        fewest."""
         names = list(self.chosen)
-        by = next((f for f in self.factors if len(f["levels"]) <= len(COLOURS)), None)
+        able = [f for f in self.factors if len(f["levels"]) <= len(COLOURS)]
+        panels = {f["name"]: self._panels(f) for f in able}
+        few = (f for f in able if panels[f["name"]] <= FEW)
+        by = next(few, min(able, key=lambda f: panels[f["name"]], default=None))
         if len(names) <= SINGLE or by is None:
             return {
                 n: Look(n, COLOURS[i % len(COLOURS)], DASHES[i // len(COLOURS) % len(DASHES)], "")
@@ -154,6 +159,12 @@ class Material:
                 )
                 out[v["name"]] = Look(f"{by['name']}={tag}", colour, "-", panel)
         return out
+
+    def _panels(self, by: Node) -> int:
+        """Panels where the colour tells the levels of a factor."""
+        rest = [f["name"] for f in self.factors if f is not by]
+        shown = (v for v in self.study["variants"] if v["name"] in self.chosen)
+        return len({tuple(v["levels"].get(f) for f in rest) for v in shown})
 
     @cached_property
     def planned(self) -> dict[str, int]:
