@@ -120,3 +120,22 @@ def test_padded_prompts_through_the_cache():
     out = [core(p, ids[..., :10], valid_EBT=valid[..., :10], cache=cache)]
     out += [core(p, ids[..., i : i + 1], cache=cache) for i in range(10, 25)]
     torch.testing.assert_close(torch.cat(out, 2), whole, atol=1e-5, rtol=1e-5)
+
+
+class Alternating:
+    """Every other layer reads the last two tokens alone; it does not say that layers differ."""
+
+    name, per_layer = "alternating", False
+
+    def allowed(self, layer, q, k):
+        earlier = k.index <= q.index
+        return earlier & (q.index - k.index < 2) if layer % 2 else earlier
+
+
+def test_a_mask_whose_layers_differ_in_silence_is_refused():
+    core = Transformer(model_with())
+    core.mask = Alternating()
+    with pytest.raises(Refused, match="per_layer"):
+        core._refuse_differing_layers()
+    core.mask.per_layer = True
+    core._refuse_differing_layers()

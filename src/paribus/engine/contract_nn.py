@@ -6,6 +6,7 @@ E trials of a stack, B rows, T tokens.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -131,8 +132,29 @@ def _kernels(part: Any, bench: Bench) -> str:
         where = max(gaps, key=lambda k: gaps[k])
         if gaps[where] > CLOSE:
             raise Broken(f"the sdpa and reference kernels differ by {gaps[where]:.2g} in {where}")
-        worst = max(worst, gaps[where])
-    return f"reference and sdpa agree to {worst:.1g}"
+        worst = max(worst, gaps[where], _flex(model, T, logits_))
+    return f"reference, sdpa and flex agree to {worst:.1g}"
+
+
+def _flex(model: Model, T: int, wanted: Tensor) -> float:
+    """How far the flex kernel's outputs are off, which shows pairs of tokens to the part one by one
+    (on the CPU it has no gradients); 0 where a learned bias must be written out."""
+    core = Transformer(model)
+    if not core.plain:
+        return 0.0
+    view = view_of(model, T)
+    given_ = {} if view is None else dict(view.coordinates)
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that it is not compiled
+        ready = core.ready((2, 3, T), given_, kernel="flex")
+        ids = tokens([0, 1], T + 1)[..., :-1]
+        logits = core(drawn(model, [0, 1], False), ids, kernel="flex", ready=ready)
+    if (gap := apart(logits, wanted)) > CLOSE:
+        raise Broken(
+            f"the flex and reference kernels differ by {gap:.2g}: there a bias or mask is given "
+            "single tokens; write it with operations that broadcast, and read coordinates alone"
+        )
+    return gap
 
 
 def _stack(part: Any, bench: Bench) -> str:

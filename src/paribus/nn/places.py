@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from paribus.contracts import View
-from paribus.errors import SpecError
+from paribus.errors import Refused, SpecError
 from paribus.nn import flex
 from paribus.nn.attention import Pattern, alike, pattern, settle
 from paribus.nn.declare import declare, numbers
@@ -60,6 +61,24 @@ class Places:
         self._biased = position is not None and position.bias is not None
         self._per_layer = position is not None and position.per_layer
         self._learned = position is not None and bool(position.params(self.dims))
+        self._refuse_differing_layers()
+
+    def _refuse_differing_layers(self) -> None:
+        """A mask whose layers differ without saying so would be asked for one of them alone."""
+        if self.mask.per_layer:
+            return
+        q = self.view(24).map(lambda c: c[:, :, None, :, None])
+        k = q.map(lambda c: c.mT)
+        with suppress(SpecError):  # coordinates that are not there
+            first = self.mask.allowed(0, q, k)
+            if any(
+                not torch.equal(first, self.mask.allowed(layer, q, k))
+                for layer in range(1, self.dims.layers)
+            ):
+                raise Refused(
+                    f"masks.{self.mask.name}: its layers allow different keys; say "
+                    "`per_layer: ClassVar[bool] = True` in its class"
+                )
 
     def _own(self, p: Params, prefix: str) -> dict[str, Tensor]:
         """The parameters below a prefix, by their last name."""
