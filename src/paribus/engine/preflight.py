@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -68,8 +68,10 @@ def check(plan: Any, device: str) -> list[Finding]:
 
 
 def run(graphs: Sequence[Mapping[str, Any]], settings: Settings, cache: Path) -> list[Finding]:
-    """One finding a graph."""
+    """One finding a graph.  Nothing is compiled: that takes longer than all the rest, and where it
+    fails trials run as they are."""
     out = []
+    settings = replace(settings, compile="off")
     with tempfile.TemporaryDirectory() as scratch:
         data = Data(cache if cache.is_dir() else Path(scratch))
         for graph in graphs:
