@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from paribus import api, parts, verbs
+from paribus.analysis import findings
 from paribus.store import Store
 from paribus.study import hypotheses, source
+from paribus.study.audit import declared, refusals
 from paribus.study.plan import Plan, study_record
 from paribus.study.study import Study
 from paribus.study.trunks import Forest
@@ -20,6 +23,7 @@ from paribus.text import paths
 REPO = Path(__file__).resolve().parents[1]
 PAGES = ("README.md", "README.zh-CN.md", "docs/study-files.md", "docs/design.md",
          "docs/reports.md", "docs/sharing.md")  # fmt: skip
+STUDIES = ("docs/studies/parallelmind.md", "docs/studies/parallelmind.zh-CN.md")
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -91,12 +95,14 @@ def test_readme(page: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert "extrapolates" in said
 
 
-def test_readmes_show_the_same_code() -> None:
+@pytest.mark.parametrize("pages", [PAGES[:2], STUDIES])
+def test_translations_show_the_same_code(pages: tuple[str, str]) -> None:
     first, second = (
         ["\n".join(ln.partition("#")[0].rstrip() for ln in b.splitlines()) for b in blocks(page)]
-        for page in PAGES[:2]
+        for page in pages
     )
     assert first == second  # comments apart
+    assert first
 
 
 def blocks(page: str) -> list[str]:
@@ -122,6 +128,25 @@ def test_study_files() -> None:
     assert [s["reason"] for s in studies["fewer"].expand().skipped] == ["too narrow"]
 
 
+@pytest.mark.parametrize("page", STUDIES)
+def test_parallelmind(page: str) -> None:
+    """The document's table of batches needs the accept that the page shows, and no other; the
+    refusal is quoted as it is."""
+    space = executed(page)
+    table = space["table"]
+    assert len(table.trials()) == 9
+    assert [len(ids) for ids in space["columnar"]] == [8, 8]
+    assert [len(ids) for ids in space["batched"]] == [8, 8]
+
+    def refused(study: Study) -> list[str]:
+        record = Plan(study, Store(Path("home"))).record
+        return [findings.line(f) for f in refusals(declared(record))]
+
+    assert not refused(table)
+    (told,) = refused(replace(table, accept={}))
+    assert f"\n{told}\n" in (REPO / page).read_text(encoding="utf-8")
+
+
 def test_every_argument_of_a_study_is_documented() -> None:
     import dataclasses
     import inspect
@@ -141,7 +166,7 @@ def test_every_argument_of_a_study_is_documented() -> None:
 LINK = re.compile(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)")
 
 
-@pytest.mark.parametrize("page", [*PAGES, "CONTRIBUTING.md"])
+@pytest.mark.parametrize("page", [*PAGES, *STUDIES, "CONTRIBUTING.md"])
 def test_links_lead_somewhere(page: str) -> None:
     text = (REPO / page).read_text(encoding="utf-8")
     wrong = [t for t in LINK.findall(text) if not (REPO / page).parent.joinpath(t).exists()]
