@@ -64,6 +64,7 @@ def _check_names(record: dict[str, Any]) -> None:
             f"primary: no metric {record['primary']!r}; {nearest(record['primary'], metrics)}"
         )
     from paribus.analysis.records import COLUMNS
+    from paribus.parts import hints
     from paribus.spec import load as load_spec
 
     known = [*COLUMNS, *(f["name"] for f in record["factors"]), *metrics]
@@ -73,7 +74,7 @@ def _check_names(record: dict[str, Any]) -> None:
         for place in (p.strip() for p in (path or name).split("/")):
             if place.replace(".", "", 1).isdigit():
                 continue
-            if "." in place:
+            if "." in place or place in hints(type(spec)):
                 at(spec, place)
             elif place not in known:
                 raise SpecError(f"columns: no column {place!r}; {nearest(place, known)}")

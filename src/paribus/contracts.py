@@ -258,7 +258,7 @@ class Io(NamedTuple):
     in_dim: int | None = None
     length: int | None = None  # tokens a row, where fixed; padding included
     tokens: float | None = None  # of these without padding, on average; None: all of them
-    ragged: bool = False  # how many are no padding is known only when they are read
+    ragged: bool = False  # that is what they are at most: how many is known when they are read
 
     @property
     def per_row(self) -> float:

@@ -99,8 +99,12 @@ def do_plan(o: Namespace) -> int:
             f"trunks    {data['trunks']} shared beginnings save {_spaced(data['steps_saved'])} of "
             f"{_spaced(data['steps'] + data['steps_saved'])} steps"
         )
+    if texts := _texts(plan):
+        print(f"text      {texts}")
     if basis:
-        print(f"time      about {span(data['seconds'])} ({data['seconds_basis']})")
+        ragged = any(v["tokens_at_most"] for v in data["variants"])
+        about = "at most about" if ragged else "about"
+        print(f"time      {about} {span(data['seconds'])} ({data['seconds_basis']})")
         if data["memory_bytes"]:
             free = data["memory_free_bytes"]
             print(
@@ -145,6 +149,18 @@ def _together(o: Namespace, plan: Plan) -> dict[str, Any]:
             f"{a} is inside {b}" for a in ids for b in ids if a != b and ids[a] and ids[a] <= ids[b]
         ],
     }
+
+
+def _texts(plan: Plan) -> str:
+    """The corpora and tokenizers of a study by name; "" where its tasks have none."""
+    found: dict[str, None] = {}
+    for v in plan.expansion.variants:
+        task = v.spec.task
+        if (corpus := getattr(task, "corpus", None)) is not None:
+            where = getattr(corpus, "path", "")
+            found[f"{parts.describe(corpus)}{f' ({where})' if where else ''}, "
+                  f"{parts.describe(getattr(task, 'tokenizer', None))}"] = None  # fmt: skip
+    return "; ".join(found)
 
 
 def _outlook(plan: Plan) -> list[power.Outlook]:
@@ -300,6 +316,8 @@ SUFFIXES = {"txt": "text", "csv": "csv", "json": "json", "md": "markdown", "tex"
 def do_results(o: Namespace) -> int:
     from paribus import api
 
+    if o.wide and not o.format and not o.output:
+        o.format = "csv"
     o.format = o.format or SUFFIXES.get(suffix(o.output, SUFFIXES, " (or --format)"), "text")
     if o.wide and (o.format != "csv" or o.metric or o.differences):
         raise SpecError("--wide goes with --format csv, without --metric and --differences")

@@ -628,7 +628,9 @@ def test_packing_is_for_rows_of_tokens_with_padding(data):
     assert not packing.worth({**batch, "valid": torch.ones_like(batch["valid"])}, io)
     assert not packing.worth({**batch, "label": torch.zeros(1, 5)}, io), "goes by row"
     # Where the task knows the share, one batch does not decide.
-    assert not packing.worth(batch, io._replace(tokens=0.9 * io.length))
+    known = io._replace(tokens=0.9 * io.length, ragged=False)
+    assert not packing.worth(batch, known)
+    assert packing.worth(batch, known._replace(ragged=True)), "at most so many, it says"
 
 
 # ── A17: accumulation ───────────────────────────────────────────────────────────────────────

@@ -312,7 +312,7 @@ def _column(path: str, row: Mapping[str, Any], info: Mapping[str, Any]) -> Any:
         return row[path]
     with suppress(ValueError):
         return float(path)
-    if "." in path:
+    if "." in path or path in ((info.get("spec") or [{}])[-1].get("spec") or ()):
         return _at(info, path)
     raise SpecError(f"columns: no column {path!r}; {nearest(path, row)}")
 

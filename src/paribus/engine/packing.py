@@ -25,8 +25,9 @@ def worth(batch: Mapping[str, Tensor], io: Io) -> bool:
     valid, shape = batch.get("valid"), batch["inputs"].shape[:3]
     if valid is None or any(t.shape[:3] != shape for t in batch.values()):
         return False
-    share = io.tokens / io.length if io.tokens and io.length else float(valid.double().mean())
-    return share < WORTH
+    if io.tokens and io.length and not io.ragged:
+        return io.tokens / io.length < WORTH
+    return bool(valid.double().mean() < WORTH)
 
 
 def pack(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -63,7 +63,10 @@ def foreground(trial: Any, options: Namespace, home: Path) -> int:
 
 
 def _unresolved(spec: specs.Spec) -> specs.Spec:
-    """A patched width or head count is resolved anew: what followed from it is a rule again."""
+    """A patched width, head count or tokens per step is resolved anew: what followed from it is a
+    rule again."""
+    if spec.task.rows() is not None:
+        spec = specs.patch(spec, "rows", None)
     model = spec.model
     if isinstance(model, specs.Model) and model.head_dim and model.heads:
         if model.head_dim * model.heads != model.width:

@@ -161,10 +161,13 @@ def _budgeted(study: Study, spec: Spec) -> Spec:
     if unit == "steps":
         steps = amount
     else:
-        length = spec.task.io().length
-        if length is None:
-            raise SpecError(f"budget: {unit} need a task of fixed length")
-        per_step = float(rows * spec.task.io().per_row)
+        io = spec.task.io()
+        length = io.length
+        if length is None or io.ragged:
+            raise SpecError(
+                f"budget: {unit} need a task whose rows hold a known number of tokens; give steps"
+            )
+        per_step = float(rows * io.per_row)
         if unit == "flops":
             from paribus.nn import flops
 

@@ -35,9 +35,9 @@ def tokens(spec: specs.Spec) -> int:
 
 
 def most_tokens(spec: specs.Spec) -> int:
-    """Tokens that training can read at most, padding counted where it is not known beforehand."""
+    """Tokens that training reads at most, padding not counted where that is known beforehand."""
     io = spec.task.io()
-    each = io.length if io.ragged and io.length else io.per_row
+    each = io.tokens or io.length or 1
     return round((spec.steps or 0) * (spec.rows or 0) * each)
 
 

@@ -107,12 +107,12 @@ class Branches(Task, frozen=True, kw_only=True):
 
     def io(self) -> Io:
         low, high = self.counts()
-        mean = self.main + self.length * (low + high) / 2 if self.cut == "packed" else None
+        length = self.pad_to or most_tokens(self.main + high * self.length)
         return Io(
             vocab=self.tokenizer.vocab_size(),
-            length=self.pad_to or most_tokens(self.main + high * self.length),
-            tokens=None if self.pad_to else mean,
-            ragged=mean is None or self.pad_to is not None,
+            length=length,
+            tokens=min(length, self.main + self.length * (low + high) / 2),
+            ragged=self.cut != "packed" or self.pad_to is not None,
         )
 
     def rows(self) -> int | None:
