@@ -6,6 +6,7 @@ import os
 import re
 import sys
 from argparse import Namespace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,7 @@ def do_plan(o: Namespace) -> int:
     )
     if (both := data.get("together")) is not None:
         print(
-            f"together  {both['trials']} trials in {len(both['studies'])} studies, with "
+            f"together  {both['trials']} trials in {_counted(both['studies'])}, with "
             f"{both['names']} distinct names and {both['trainings']} distinct trainings"
         )
         for line in both["inside"]:
@@ -135,9 +136,14 @@ def do_plan(o: Namespace) -> int:
     return OK
 
 
+def _counted(studies: Sequence[str]) -> str:
+    return f"{len(studies)} studies" if len(studies) > 1 else "one study"
+
+
 def _together(o: Namespace, plan: Plan) -> dict[str, Any]:
     """Trials, names and trainings of a study and the others that it is planned with."""
-    plans = [plan, *(planned(Namespace(**{**vars(o), "study": other}))[1] for other in o.others)]
+    others = [planned(Namespace(**{**vars(o), "study": other}))[1] for other in o.others]
+    plans = list({p.study.instance: p for p in (plan, *others)}.values())
     ids = {p.study.instance: set(p.unique) for p in plans}
     return {
         "studies": list(ids),

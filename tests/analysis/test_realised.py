@@ -195,6 +195,21 @@ def test_conditions_that_scored_other_texts() -> None:
     assert findings.line(found).startswith("warning: the conditions of lm scored different texts")
 
 
+def test_conditions_that_scored_other_numbers_of_tokens_of_one_list() -> None:
+    one = (lambda r: True, {"list": "a" * 32})
+    (found,) = of(made(one, (lambda r: r["length"] == "256", {"n": 39_000})), "scored_realised")
+    assert found.facts["values"]["lm 256"] == 39_000
+    assert of(made(one, (lambda r: r["length"] == "256", {"n": 39_900})), "scored_realised") == []
+
+
+def test_tokens_that_rows_of_training_cut_off() -> None:
+    asked, out, ends = made()
+    name = next(n for n in ends if n.startswith("rope"))
+    ends[name]["realised"] = {"train": {"texts": 10, "truncated": 7}}
+    (found,) = of((asked, out, ends), "truncated_realised")
+    assert (found.level, found.facts["values"]) == ("note", {"rope": 7})
+
+
 # ── seeds and trials without a result ───────────────────────────────────────────────────────
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from paribus import corpora, init, masks, positions, tasks, tokenizers
+from paribus import corpora, init, masks, parts, positions, tasks, tokenizers
 from paribus.contracts import View
 from paribus.engine import evaluate as judging
 from paribus.engine import packing
@@ -22,7 +22,8 @@ from paribus.engine.evaluate import Setting, evaluate
 from paribus.engine.members import Member, Stopped
 from paribus.engine.net import Net, make_net
 from paribus.engine.train import Hooks, Trainer
-from paribus.errors import SpecError
+from paribus.engine.training import realised
+from paribus.errors import Refused, SpecError
 from paribus.nn.transformer import Transformer
 from paribus.spec import InitScheme, Spec
 from paribus.text import paths
@@ -692,7 +693,7 @@ def test_realised_tokens_are_in_the_record(data):
     end = trainer.summary(0)
     assert end["tokens"] == int(batch["valid"].sum())
     assert end["targets"] == int((batch["targets"] != -100).sum())
-    (told,) = trainer.realised(0).values()
+    (told,) = realised(trainer, 0).values()
     assert told["tokens"] == end["tokens"]
     assert sum(told["branches"].values()) == 18
 
@@ -746,5 +747,33 @@ def test_settings_that_cannot_be_are_refused(how, says):
 
 
 def test_more_branches_than_texts_are_refused(data):
-    with pytest.raises(SpecError, match=r"\d+ texts are fewer than one sample of 900"):
+    with pytest.raises(SpecError, match=r"train split has \d+ texts, fewer than one sample of 900"):
         branches(branches=900, eval_texts=900).open(data, "cpu")
+
+
+# ── what is said where nothing is left to be learned, or counted ────────────────────────────
+
+
+def test_a_step_without_a_target_is_refused_and_says_so(data):
+    """Not a result: every target is left out."""
+    m = tiny.member(1, spec(branches(branches=1, answer_offset=90, length=100)))
+    with pytest.raises(Refused, match="hold no target"):
+        Trainer([m], tiny.Settings(), data).run()
+
+
+def test_an_evaluation_without_a_target_is_refused(data):
+    task = branches(answer_offset=90, length=100)
+    with pytest.raises(SpecError, match="no target is scored"):
+        task.baselines(data.bind("test"))
+
+
+def test_a_budget_of_tokens_needs_rows_that_hold_a_known_number():
+    from paribus.study.expand import _budgeted
+    from paribus.study.study import equal
+
+    class Asked:
+        budget = equal("tokens", 1000)
+
+    asked = parts.changed(spec(branches(branches=4)), {"steps": None})
+    with pytest.raises(SpecError, match="known number of tokens"):
+        _budgeted(Asked, asked)

@@ -180,6 +180,15 @@ SAID: dict[str, tuple[str, str]] = {
         "the texts that training held differ between arms by more than 1 %: {values}",
         "各臂训练中实际使用的文本数相差超过 1 %：{values}",
     ),
+    "scored_realised": (
+        "the conditions of {evaluation} scored different numbers of tokens of the same texts "
+        "({metric}): {values}",
+        "{evaluation} 的各条件在相同文本上评测的词元数不同（{metric}）：{values}",
+    ),
+    "truncated_realised": (
+        "rows of training cut tokens off (pad_to): {values}",
+        "训练中有词元因行长限制（pad_to）被截去：{values}",
+    ),
     "list_realised": (
         "the conditions of {evaluation} scored different texts, so their values are of other "
         "items: {values}",

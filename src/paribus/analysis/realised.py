@@ -261,12 +261,36 @@ def _texts(seen: _Seen) -> Iterator[Finding]:
         here = lists.setdefault(r["evaluation"], {}).setdefault(r["list"], [])
         if where not in here:
             here.append(where)
+    yield from _scored(seen)
     for evaluation, found in lists.items():
         if len(found) > 1:
             values = {name[:8]: conditions for name, conditions in found.items()}
             told = {"evaluation": evaluation, "values": values}
             about = f"{evaluation} scored different texts"
             yield Finding("warn", "list_realised", about, told)
+
+
+def _scored(seen: _Seen) -> Iterator[Finding]:
+    """Conditions over one list of texts that scored other numbers of its tokens (cut off, or read
+    as a prefix), and tokens of training that rows cut off."""
+    counts: dict[tuple[str, str], dict[str, float]] = {}
+    for r in (r for r in seen.rows if r.get("list") and not r.get("slice") and r.get("n")):
+        where = " ".join(str(x) for x in seen.condition(r) if x is not None)
+        counts.setdefault((r["evaluation"], r["metric"]), {})[where] = r["n"]
+    for (evaluation, metric), of in counts.items():
+        if max(of.values()) - min(of.values()) > SAME * max(of.values()):
+            facts = {"evaluation": evaluation, "metric": metric, "values": of}
+            about = f"{evaluation} scored different numbers of tokens"
+            yield Finding("warn", "scored_realised", about, facts)
+            break
+    cut: dict[str, Any] = {}
+    for t, r in seen.trials.items():
+        phases = (seen.ends.get(t) or {}).get("realised") or {}
+        if lost := sum(phase.get("truncated") or 0 for phase in phases.values()):
+            cut[r["variant"]] = lost
+    if cut:
+        facts = {"values": cut}
+        yield Finding("note", "truncated_realised", "rows cut tokens off", facts, tuple(cut))
 
 
 def _pairs(seen: _Seen) -> Iterator[Finding]:

@@ -138,7 +138,11 @@ def _status(record: Any, failed: Any, tail: dict[str, Any]) -> dict[str, Any]:
 
 
 def _flops(end: dict[str, Any], info: dict[str, Any]) -> float | None:
-    if not end.get("tokens") or not info["tokens"]:
+    if not end.get("tokens"):
+        return None
+    if info.get("flops_per_token"):
+        return float(info["flops_per_token"] * end["tokens"])
+    if not info["tokens"]:
         return None
     return float(info["flops"] * end["tokens"] / info["tokens"])
 

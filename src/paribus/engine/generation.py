@@ -56,7 +56,7 @@ class Columns:
         kernel: str = "sdpa",
         dtype: torch.dtype | None = None,
     ) -> None:
-        _check(transformer, prompts, kernel)
+        _check(transformer, prompts, kernel, align)
         sizes = [len(x) for x in prompts]
         if align == "left" and len(set(sizes)) > 1:
             raise Refused(
@@ -266,7 +266,12 @@ def _until(ids: list[int], stop: int | None) -> list[int]:
     return ids[: ids.index(stop) + 1] if stop in ids else ids
 
 
-def _check(transformer: Transformer, prompts: Prompts, kernel: str) -> None:
+def _check(transformer: Transformer, prompts: Prompts, kernel: str, align: str = "right") -> None:
+    if align not in ("left", "right"):
+        raise Refused(f'align={align!r}: "left" or "right"')
+    vocab = transformer.dims.vocab
+    if wrong := [i for x in prompts for i in x if not 0 <= i < vocab]:
+        raise Refused(f"a prompt has id {wrong[0]}; the model's go from 0 to {vocab - 1}")
     if not prompts or not all(len(x) for x in prompts):
         raise Refused("generation continues prompts: give one at least, each of one token at least")
     if not transformer.mask.causal:

@@ -145,7 +145,8 @@ def _resolve(phases: Sequence[Phase], steps: Sequence[int]) -> None:
 
 
 def _round_trip(m: Member) -> None:
-    assert m.state is not None
+    if m.state is None:
+        raise SpecError(f"after two steps: {m.reason}")
     files = checkpoint.encode(*m.state)
     with tempfile.TemporaryDirectory() as folder:
         where = {}

@@ -124,7 +124,7 @@ class Trainer:
         micro = self.micro or self.settings.micro or rows
         self.budget = Budget(rows, min(micro, rows), self.halvings)
         self._packs = None
-        self.sources = self._open(index)
+        self.sources = self.open(index)
         drawn = list(dict.fromkeys((id(source), seed) for source, seed in self.sources))
         self.draws = [drawn.index((id(source), seed)) for source, seed in self.sources]
         self.keys = Dropout.keys([m.seed for m in self.members], self.settings.device)
@@ -139,7 +139,7 @@ class Trainer:
             }
         self._whole = True
 
-    def _open(self, index: int) -> list[tuple[Source, int]]:
+    def open(self, index: int) -> list[tuple[Source, int]]:
         """(source, seed) of each member; members of one task share a source."""
         opened: dict[str, Source] = {}
         out = []
@@ -262,7 +262,7 @@ class Trainer:
         self.tokens += self._read
         self.step += 1
         if not all_finite:
-            self._judge(finite_E, loss_E)
+            self._judge(finite_E, loss_E, counts_E)
         self._whole = True
 
     def _update(self, grads: list[Tensor], lr_E: Sequence[float], keep_E: Tensor) -> None:
@@ -288,9 +288,14 @@ class Trainer:
                 self.net.declared,
             )
 
-    def _judge(self, finite_E: Tensor, loss_E: Tensor) -> None:
+    def _judge(self, finite_E: Tensor, loss_E: Tensor, counts_E: Tensor) -> None:
         """Trials whose loss or gradient is not finite: with loss scaling a smaller scale first."""
         for e, ok in enumerate(finite_E.tolist()):
+            if self.alive[e] and not counts_E[e]:
+                raise Refused(
+                    f"the rows of step {self.step} hold no target of {self.members[e].name}: the "
+                    "task leaves all of them out; see what it scores, or take more rows"
+                )
             if ok or not self.alive[e]:
                 continue
             if self.scaler and self.scaler["scale"][e] > 1:
@@ -458,15 +463,6 @@ class Trainer:
         for c in CURVES:
             now = torch.stack(self.curves[c])[:, e].tolist() if self.curves[c] else []
             out[c] = self.past[e][c] + now
-        return out
-
-    def realised(self, e: int) -> dict[str, Any]:
-        """Phase -> what its rows held, where the task can tell."""
-        out = {}
-        for index, phase in enumerate(self.members[e].phases):
-            source, seed = (self.sources if index == self.phase else self._open(index))[e]
-            if found := source.realised(seed, range(phase.steps * (phase.spec.rows or 0))):
-                out[phase.name] = found
         return out
 
     def summary(self, e: int) -> dict[str, Any]:

@@ -232,7 +232,7 @@ def _finish(w: Worker, trainer: Trainer, group: list[Member]) -> None:
         rates = trainer.curve(e)["lr"]
         info["lr"] = [min(rates), max(rates)] if rates else None
         info["engine"]["code"] = w.code
-        if not trunk and (found := trainer.realised(e)):
+        if not trunk and (found := realised(trainer, e)):
             info["realised"] = found
         try:
             keep = 0
@@ -247,6 +247,16 @@ def _finish(w: Worker, trainer: Trainer, group: list[Member]) -> None:
         except Fenced as error:
             w.say(event="fenced", trial=m.trial, name=m.name, reason=str(error))
             m.attempt = None
+
+
+def realised(trainer: Trainer, e: int) -> dict[str, Any]:
+    """Phase -> what the rows of a member held, where the task can tell."""
+    out = {}
+    for index, phase in enumerate(trainer.members[e].phases):
+        source, seed = (trainer.sources if index == trainer.phase else trainer.open(index))[e]
+        if found := source.realised(seed, range(phase.steps * (phase.spec.rows or 0))):
+            out[phase.name] = found
+    return out
 
 
 def _best(

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from paribus import spec as specs
+from paribus.engine.budget import OutOfMemory
 from paribus.engine.members import Member, Phase
 from paribus.engine.settings import Settings, apply, pick_device
 from paribus.engine.train import Hooks, Trainer
-from paribus.errors import SpecError, nearest
+from paribus.errors import ParibusError, SpecError, nearest
 from paribus.parts import dump, same
 from paribus.text.data import Data
 
@@ -43,7 +44,7 @@ def foreground(trial: Any, options: Namespace, home: Path) -> int:
         spec = changed[p.name]
         if options.steps:
             spec = specs.patch(spec, "steps", options.steps)
-        phases.append(Phase(p.name, specs.resolve(_unresolved(spec)), p.optim))
+        phases.append(Phase(p.name, specs.resolve(_unresolved(p.spec, spec)), p.optim))
     member = Member("try", trial.name, trial.seed, phases)
     trainer = Trainer([member], settings, Data(home / "cache"), Hooks(progress=_show))
     try:
@@ -51,6 +52,8 @@ def foreground(trial: Any, options: Namespace, home: Path) -> int:
     except KeyboardInterrupt:
         print(f"stopped at step {trainer.step}")
         return 130
+    except OutOfMemory as error:
+        raise ParibusError(f"{error}; take fewer or shorter rows (rows, length, pad_to)") from None
     except Exception:
         if options.pdb:
             pdb.post_mortem(sys.exc_info()[2])
@@ -62,14 +65,17 @@ def foreground(trial: Any, options: Namespace, home: Path) -> int:
     return 0
 
 
-def _unresolved(spec: specs.Spec) -> specs.Spec:
+def _unresolved(before: specs.Spec, spec: specs.Spec) -> specs.Spec:
     """A patched width, head count or tokens per step is resolved anew: what followed from it is a
     rule again."""
     if spec.task.rows() is not None:
         spec = specs.patch(spec, "rows", None)
     model = spec.model
     if isinstance(model, specs.Model) and model.head_dim and model.heads:
-        if model.head_dim * model.heads != model.width:
+        was = before.model
+        followed = isinstance(was, specs.Model) and was.head_dim == model.head_dim
+        followed = followed and was.head_dim * was.heads == was.width  # type: ignore[union-attr, operator]
+        if followed and model.head_dim * model.heads != model.width:
             spec = specs.patch(spec, "model.head_dim", None)
         if model.kv_heads and model.heads % model.kv_heads:
             spec = specs.patch(spec, "model.kv_heads", None)

@@ -124,9 +124,13 @@ def choose(
 ) -> Tensor:
     """The next token [E,B] of every row, the ``place``-th that is generated; arguments as of
     ``generate``."""
+    if not temperature >= 0 or not 0 < top_p <= 1:
+        raise Refused(f"temperature={temperature}, top_p={top_p}: 0 or above, and above 0 up to 1")
     if temperature == 0:
         return logits_EBV.argmax(-1)
     E = logits_EBV.shape[0]
+    if len(seeds) not in (1, E):
+        raise Refused(f"{len(seeds)} seeds for {E} trials: give one, or one a trial")
     every = list(seeds) * E if len(seeds) == 1 else list(seeds)
     draws = [rng.Stream(s, "generate", place).rows(rows, 1)[:, 0] for s in every]
     u_EB = torch.from_numpy(np.stack([rng.uniform(w) for w in draws])).to(logits_EBV.device)

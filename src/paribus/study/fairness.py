@@ -133,7 +133,8 @@ def _numbers(grid: Grid, f: Node, what: str) -> dict[str, list[Any]] | None:
 def countable(info: Node) -> bool:
     """Whether the tokens of a variant are known before it runs: a task without a fixed length
     counts rows instead."""
-    return info.get("tokens") != (info.get("steps") or 0) * (info.get("rows") or 0)
+    counted = info.get("tokens")
+    return counted is not None and counted != (info.get("steps") or 0) * (info.get("rows") or 0)
 
 
 def _evaluation(grid: Grid, f: Node, asked: dict[str, set[str]]) -> Iterator[Finding]:

@@ -13,7 +13,7 @@ from paribus._version import __version__
 from paribus.errors import SpecError
 from paribus.parts import dump
 from paribus.spec import Model, canonical
-from paribus.study.expand import Expansion
+from paribus.study.expand import Expansion, Variant
 from paribus.study.study import Study
 
 if TYPE_CHECKING:
@@ -53,6 +53,11 @@ def flops_per_token(spec: specs.Spec) -> float:
 def study_record(plan: Plan) -> dict[str, Any]:
     """study.json: everything that tables, verdicts and the report need, as plain data."""
     s, e = plan.study, plan.expansion
+
+    def counted(v: Variant) -> bool:
+        """Whether the tokens of its rows are known before they are read."""
+        return not any(p.spec.task.io().ragged for p in v.phases)
+
     metrics: dict[str, Any] = {}
     baselines_of = e.variants[0].spec.task
     data = {i.trial.variant.name: i.trial.variant.data for i in plan.items}
@@ -123,10 +128,13 @@ def study_record(plan: Plan) -> dict[str, Any]:
         "variants_info": {
             v.name: {
                 "parameters": parameters(v.spec),
-                "tokens": sum(tokens(p.spec) for p in v.phases),
+                "tokens": sum(tokens(p.spec) for p in v.phases) if counted(v) else None,
                 "steps": sum(p.spec.steps or 0 for p in v.phases),
                 "rows": v.spec.rows,
-                "flops": sum(tokens(p.spec) * flops_per_token(p.spec) for p in v.phases),
+                "flops": sum(tokens(p.spec) * flops_per_token(p.spec) for p in v.phases)
+                if counted(v)
+                else None,
+                **({} if counted(v) else {"flops_per_token": flops_per_token(v.spec)}),
                 "data": data.get(v.name, {}),
                 "lr": [_factors(p.spec) for p in v.phases],
                 "spec": [

@@ -127,7 +127,7 @@ class Branches(Task, frozen=True, kw_only=True):
         }
 
     def open(self, data: Data, device: str) -> Source:
-        return Samples(self, data.tokens(self.corpus, self.tokenizer), device)
+        return Samples(self, data.tokens(self.corpus, self.tokenizer), device, data.split)
 
     def loss(self, outputs: Tensor, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         nats_EBT, counted_EBT = nats(outputs, batch["targets"])
@@ -141,6 +141,6 @@ class Branches(Task, frozen=True, kw_only=True):
     def baselines(self, data: Data) -> dict[str, dict[str, float]]:
         """Counts of the training split, scored on the evaluated targets."""
         train = data.bind("train").tokens(self.corpus, self.tokenizer)
-        source = Samples(self, data.tokens(self.corpus, self.tokenizer), "cpu")
+        source = Samples(self, data.tokens(self.corpus, self.tokenizer), "cpu", data.split)
         found = source.trivial(train)
         return {name: {"loss": value} for name, value in found.items()}

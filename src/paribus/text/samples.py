@@ -40,7 +40,7 @@ class Samples(Source):
         task: a ``tasks.branches``.
     """
 
-    def __init__(self, task: Any, tokens: Tokens, device: str) -> None:
+    def __init__(self, task: Any, tokens: Tokens, device: str, split: str = "") -> None:
         self.task, self.tokens, self.device = task, tokens, device
         self.low, self.high = task.counts()
         self.has_main = task.main > 0
@@ -55,7 +55,8 @@ class Samples(Source):
         self.epoch = 2 * len(self.texts) // (self.low + self.high + 2 * self.has_main)
         if self.epoch < 1:
             raise SpecError(
-                f"task: {len(self.texts)} texts are fewer than one sample of {self.per_row}"
+                f"task: the {split} split has {len(self.texts)} texts, fewer than one sample of "
+                f"{self.per_row}"
             )
         judged = min(task.eval_texts, len(self.texts))
         self.judged = Counts(0, judged, self.high, self.high, int(self.has_main))
@@ -214,6 +215,11 @@ class Samples(Source):
             scored = batch["targets"] != IGNORE
             before.append(batch["inputs"][scored].numpy())
             targets.append(batch["targets"][scored].numpy())
+        if not sum(map(len, targets)):
+            raise SpecError(
+                f"task: of {int(self.ends[-1])} texts to evaluate no target is scored: they end "
+                f"before answer_offset={self.task.answer_offset}, or pad_to cuts them off"
+            )
         pairs = np.concatenate(before), np.concatenate(targets)
         return ngrams.baselines(np.asarray(train.ids), *pairs, train.vocab)
 

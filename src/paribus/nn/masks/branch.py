@@ -15,7 +15,9 @@ class Branch(Mask, frozen=True, kw_only=True):
 
     Attributes:
         reads: "columnar": every branch (ParallelMind's; tokens of one time do not see each other);
-            "isolated": its own branch, which makes the branches an ordinary batch of texts;
+            "isolated": its own branch, which makes the branches an ordinary batch of texts where
+            positions go by time (``rope2d(residual="time")``); those that go by the place in the
+            row count the tokens of other branches, too;
             "prefix": its own branch and the main prefix that all share.
     """
 
