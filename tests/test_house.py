@@ -285,7 +285,8 @@ def repository_files() -> Iterator[Path]:
             f for f in folders if f not in skip and (not f.startswith(".") or f in {".ci"})
         ]
         for name in files:
-            yield Path(folder) / name
+            if name != ".git":  # a file in a linked worktree
+                yield Path(folder) / name
 
 
 def test_no_file_names_a_machine():
