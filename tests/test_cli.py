@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ import pytest
 from paribus import parts
 from paribus.cli import main
 from paribus.text import paths
+from tests.command import paribus
 
 STUDY = """
 from paribus import *
@@ -54,13 +56,9 @@ def mini(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "mini.py"
 
 
-def paribus(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "paribus.cli", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
+def run(*more: str, study: str = "mini.py", report: bool = False) -> CompletedProcess[str]:
+    """By one worker and without preflight."""
+    return paribus("run", study, "--no-check", "--workers", "1", *more, report=report)
 
 
 BAD = {
@@ -185,7 +183,7 @@ def grid(home: Path) -> dict[str, Any]:
 
 
 def test_again_one_more_seed_and_a_deleted_result(mini: Path) -> None:
-    first = paribus("run", "mini.py")
+    first = paribus("run", "mini.py", "--workers", "1")
     assert first.returncode == 0, first.stderr
     assert "helps:" in first.stdout
     home = mini.parent / "runs"
@@ -194,14 +192,14 @@ def test_again_one_more_seed_and_a_deleted_result(mini: Path) -> None:
     assert all(n == 1 and len(files) == 2 for n, _, files in before.values())
 
     began = time.monotonic()
-    again = paribus("run", "mini.py")
+    again = paribus("run", "mini.py", "--workers", "1")
     assert again.returncode == 0
     assert time.monotonic() - began < 20  # nothing is trained; the figure is measured elsewhere
     assert again.stderr == ""
     assert grid(home) == before
 
     mini.write_text(STUDY.replace("seeds=[1, 2]", "seeds=[1, 3]"))
-    more = paribus("run", "mini.py", "--no-check")
+    more = run()
     assert more.returncode == 0, more.stderr
     after = grid(home)
     assert sorted(set(after) - set(before)) == ["none-s3", "rope-s3"]
@@ -211,14 +209,14 @@ def test_again_one_more_seed_and_a_deleted_result(mini: Path) -> None:
     record = folder / "attempts/1/evaluations" / before["rope-s1"][2][0]
     content = json.loads(record.read_text())
     record.unlink()
-    assert paribus("run", "mini.py", "--no-check").returncode == 0
+    assert run().returncode == 0
     assert grid(home) == after
     redone = json.loads(record.read_text())
     assert redone["metrics"] == content["metrics"]
     assert redone["items"] == content["items"]
 
     shutil.rmtree((home / "studies/mini@main/names/none-s3").resolve())
-    assert paribus("run", "mini.py", "--no-check").returncode == 0
+    assert run().returncode == 0
     assert grid(home) == after  # trained again, to the same bits
 
     results = paribus("results", "mini.py", "--format", "csv")
@@ -286,7 +284,10 @@ def test_a_users_own_study_and_part_from_an_empty_folder(
     plan = json.loads(paribus("plan", "my.py", "--scale", "smoke", "--json").stdout)
     assert plan["study"] == "my"
     assert (plan["trials"], plan["evaluations"]) == (9, 36)
-    ran = paribus("run", "my.py", "--scale", "smoke", "--seeds", "1")
+    ran = subprocess.run(
+        [sys.executable, "-m", "paribus.cli", "run", "my.py", "--scale", "smoke", "--seeds", "1"],
+        capture_output=True, text=True, timeout=240,
+    )  # fmt: skip
     assert ran.returncode == 0, ran.stderr
     assert "not testable" in ran.stdout  # twenty steps do not beat the unigram counts
     made = paribus("report", "my.py", "--scale", "smoke", "--seeds", "1")
@@ -300,7 +301,7 @@ def test_a_users_own_study_and_part_from_an_empty_folder(
 
 
 def test_lost_weights_are_said_and_retried(mini: Path) -> None:
-    assert paribus("run", "mini.py", "--no-check").returncode == 0
+    assert run().returncode == 0
     home = mini.parent / "runs"
     folder = (home / "studies/mini@main/names/none-s1").resolve() / "attempts/1"
     weights = (folder / "weights").read_bytes()
@@ -309,11 +310,11 @@ def test_lost_weights_are_said_and_retried(mini: Path) -> None:
         (folder / "weights").unlink()
         if damage is not None:
             (folder / "weights").write_bytes(damage)
-        again = paribus("run", "mini.py", "--no-check")
+        again = run(report=True)
         assert again.returncode == 1
         assert f"none-s1: its weights are {word}" in again.stderr
         assert "Traceback" not in again.stderr
-    assert paribus("run", "mini.py", "--no-check", "--retry").returncode == 0
+    assert run("--retry").returncode == 0
     found = grid(home)["none-s1"]
     assert found[0] == 2  # a second attempt, to the same bits
     assert found[1] == json.loads((folder / "end").read_text())["weights"]
@@ -322,19 +323,19 @@ def test_lost_weights_are_said_and_retried(mini: Path) -> None:
 def test_a_second_study_file_of_one_name_is_refused(
     mini: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert paribus("run", "mini.py", "--no-check", "--only", "seed=1").returncode == 0
+    assert run("--only", "seed=1").returncode == 0
     (mini.parent / "other.py").write_text(STUDY.replace("steps=6", "steps=7"))
     assert main(["run", "other.py"]) == 2
     assert "is that of" in capsys.readouterr().err
 
 
 def test_a_copy_of_the_study_or_of_its_home_is_no_other_study(mini: Path) -> None:
-    assert paribus("run", "mini.py", "--no-check", "--only", "seed=1").returncode == 0
+    assert run("--only", "seed=1").returncode == 0
     (mini.parent / "twin.py").write_text(STUDY)
-    assert paribus("run", "twin.py", "--no-check", "--only", "seed=1").returncode == 0
+    assert run("--only", "seed=1", study="twin.py").returncode == 0
     away = mini.parent / "away"
     shutil.copytree(mini.parent / "runs", away / "runs", symlinks=True)
     (away / "text.txt").write_text(TEXT)
     (away / "mini.py").write_text(STUDY + "# changed there\n")
-    done = paribus("run", str(away / "mini.py"), "--no-check", "--only", "seed=1")
+    done = run("--only", "seed=1", study=str(away / "mini.py"))
     assert done.returncode == 0, done.stderr

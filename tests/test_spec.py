@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -104,7 +105,10 @@ def test_resolution_is_idempotent_and_the_pack_key_ignores_stackable_numbers() -
     assert spec.digest(dump(s)) != spec.digest(dump(other))
 
 
-def test_local_parts_are_found_identified_by_source_and_kept_apart(tmp_path: Path) -> None:
+def test_local_parts_are_found_identified_by_source_and_kept_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)  # an edit in the same second counts
     folder = tmp_path / "parts" / "scales"
     folder.mkdir(parents=True)
     source = (

@@ -1,7 +1,7 @@
 """Calm = chaos: the results of a study whose workers and schedulers are killed, stopped, woken and
 terminated at random equal those of a calm run byte for byte, timing apart.
 
-    python tests/crash/chaos.py [--kills 100] [--schedulers 8] [--seed 1]
+    python -m tests.crash.chaos [--kills 100] [--schedulers 8] [--seed 1]
 
 Where it may (root on Linux) some schedulers run in process-id namespaces of their own: to the
 others they are another host, whose owners are found lost by their beats alone.
@@ -27,6 +27,7 @@ from pathlib import Path
 from paribus.store import Store
 from paribus.study import source
 from paribus.study.plan import Plan
+from tests.command import paribus
 
 STUDY = """
 from paribus import *
@@ -62,11 +63,15 @@ def write(folder: Path, steps: int) -> Path:
     return path
 
 
-def command(study: Path, home: Path, workers: int) -> list[str]:
+def options(study: Path, home: Path, workers: int) -> list[str]:
     return [
-        sys.executable, "-m", "paribus.cli", "run", str(study), "--home", str(home), "--no-check",
-        "--workers", str(workers), "--checkpoint-steps", "10",
+        "run", str(study), "--home", str(home), "--no-check", "--workers", str(workers),
+        "--checkpoint-steps", "10",
     ]  # fmt: skip
+
+
+def command(study: Path, home: Path, workers: int) -> list[str]:
+    return [sys.executable, "-m", "paribus.cli", *options(study, home, workers)]
 
 
 def environment() -> dict[str, str]:
@@ -83,9 +88,8 @@ def results(home: Path) -> str:
 
 def calm(folder: Path, steps: int) -> str:
     home = folder / "calm"
-    subprocess.run(
-        command(write(folder, steps), home, 2), env=environment(), check=True, capture_output=True
-    )
+    done = paribus(*options(write(folder, steps), home, 2), report=False)
+    assert done.returncode == 0, done.stderr
     return results(home)
 
 

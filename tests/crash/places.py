@@ -11,14 +11,8 @@ import sys
 import time
 from pathlib import Path
 
+from tests.command import paribus
 from tests.crash import planted
-
-
-def paribus(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "paribus.cli", *arguments], capture_output=True, text=True,
-        timeout=240,
-    )  # fmt: skip
 
 
 def mount(*arguments: str) -> None:

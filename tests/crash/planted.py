@@ -9,9 +9,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from paribus.store import Store
 from paribus.study import source
 from paribus.study.plan import Plan
+from tests.command import paribus
 
 SHIPPED = Path(__file__).parents[2] / "src" / "paribus" / "tasks" / "copying.py"
 
@@ -90,25 +93,30 @@ def make(folder: Path, steps: int = 20, seeds: int = 1, more: str = "") -> Path:
     return path
 
 
-def command(study: Path, *more: str) -> list[str]:
+def options(study: Path, *more: str) -> list[str]:
     return [
-        sys.executable, "-m", "paribus.cli", "run", str(study), "--no-check",
-        "--checkpoint-steps", "5", "--workers", "1", *more,
+        "run", str(study), "--no-check", "--checkpoint-steps", "5", "--workers", "1", *more,
     ]  # fmt: skip
 
 
+def command(study: Path, *more: str) -> list[str]:
+    return [sys.executable, "-m", "paribus.cli", *options(study, *more)]
+
+
 def start(study: Path, *more: str, plant: str = "", **popen: Any) -> subprocess.Popen[str]:
+    """The command as a process of its own, to be killed, stopped or waited for."""
     return subprocess.Popen(
         command(study, *more), env={**os.environ, "PLANT": plant}, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, **popen,
     )  # fmt: skip
 
 
-def run(study: Path, *more: str, plant: str = "") -> tuple[int, str]:
-    """(exit code, what was printed)."""
-    process = start(study, *more, plant=plant)
-    out, err = process.communicate(timeout=240)
-    return process.returncode, out + err
+def run(study: Path, *more: str, plant: str = "", report: bool = False) -> tuple[int, str]:
+    """(exit code, what was printed) of the command in this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PLANT", plant)
+        done = paribus(*options(study, *more), report=report)
+    return done.returncode, done.stdout + done.stderr
 
 
 def plan_of(study: Path) -> Plan:

@@ -1,9 +1,12 @@
-"""What each kind of trouble costs: the real command, real processes."""
+"""What each kind of trouble costs: the real command, real processes.
+
+Where only the workers are in trouble, the command itself runs in the process of the test."""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -18,13 +21,27 @@ from tests.crash import planted
 
 
 @pytest.fixture(scope="module")
-def calm(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[float]]:
+def calm_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study that is done; nothing is to be changed beside it."""
     study = planted.make(tmp_path_factory.mktemp("calm"))
-    assert planted.run(study)[0] == 0
-    found = planted.losses(planted.plan_of(study))
+    code, text = planted.run(study, report=True)
+    assert code == 0, text
+    return study
+
+
+@pytest.fixture(scope="module")
+def calm(calm_study: Path) -> dict[str, list[float]]:
+    found = planted.losses(planted.plan_of(calm_study))
     parts.use_local(None)
     assert len(found) == 2
     return found
+
+
+@pytest.fixture
+def done(calm_study: Path, tmp_path: Path) -> Path:
+    """A copy of it and of its home, to work on."""
+    shutil.copytree(calm_study.parent, tmp_path, symlinks=True, dirs_exist_ok=True)
+    return tmp_path / calm_study.name
 
 
 def wait_for(what: Callable[[], Any], seconds: float = 60) -> Any:
@@ -65,7 +82,7 @@ def test_out_of_memory_halves_the_micro_batch(tmp_path: Path, calm: dict[str, li
 def test_nothing_left_to_halve_is_an_outcome_that_retry_attempts_again(tmp_path: Path) -> None:
     study = planted.make(tmp_path)
     only = ("--only", "position=none")
-    code, text = planted.run(study, *only, plant="oom:0:")
+    code, text = planted.run(study, *only, plant="oom:0:", report=True)
     assert code == 1
     assert states(study) == ["out of memory", "planned"]
     assert "none: out of memory: out of memory with 1 rows a pass after 3 halvings" in text
@@ -94,7 +111,7 @@ def test_a_stack_is_halved_first(tmp_path: Path, calm: dict[str, list[float]]) -
 @pytest.mark.parametrize("name", ["SEGV", pytest.param("ABRT", marks=pytest.mark.full)])
 def test_a_worker_that_kills_itself_counts_against_its_trial(tmp_path: Path, name: str) -> None:
     study = planted.make(tmp_path)
-    code, text = planted.run(study, plant=f"{name}:7:{tmp_path / 'mark'}")
+    code, text = planted.run(study, plant=f"{name}:7:{tmp_path / 'mark'}", report=True)
     assert code == 1
     plan = planted.plan_of(study)
     assert [i.state.state for i in plan.items] == ["failed", "done"]
@@ -221,9 +238,8 @@ def test_detached_it_survives_and_tells(tmp_path: Path) -> None:
     assert "none: done" in log
 
 
-def test_force_trains_exactly_the_chosen_again(tmp_path: Path) -> None:
-    study = planted.make(tmp_path)
-    assert planted.run(study)[0] == 0
+def test_force_trains_exactly_the_chosen_again(done: Path) -> None:
+    study = done
     plan = planted.plan_of(study)
     before = [plan.store.result(i.trial.id) for i in plan.items]
     code, text = planted.run(study, "--force", "--only", "position=rope")
@@ -240,7 +256,7 @@ def test_force_trains_exactly_the_chosen_again(tmp_path: Path) -> None:
     assert before[1].weights.exists()  # what was replaced is kept
     # One evaluation alone: superseded, kept, nothing trained.
     rope = plan.items[1].trial.id
-    folder = after[1].evaluations if after[1] else tmp_path
+    folder = after[1].evaluations if after[1] else done
     records = sorted(p.name for p in folder.iterdir())
     assert planted.run(study, "--force", "--only", "position=rope,span=4", "--yes")[0] == 0
     assert len(plan.store.attempts(rope)) == 2
@@ -251,7 +267,7 @@ def test_force_trains_exactly_the_chosen_again(tmp_path: Path) -> None:
 
 def test_limit_and_provenance(tmp_path: Path) -> None:
     study = planted.make(tmp_path, seeds=2)
-    assert planted.run(study, "--limit", "1")[0] == 75  # there is more to do
+    assert planted.run(study, "--limit", "1", report=True)[0] == 75  # there is more to do
     assert states(study) == ["done", "planned", "planned", "planned"]
     plan = planted.plan_of(study)
     (view,) = plan.store.attempts(plan.items[0].trial.id)
@@ -263,9 +279,10 @@ def test_limit_and_provenance(tmp_path: Path) -> None:
 
 def test_two_runs_share_the_work(tmp_path: Path) -> None:
     study = planted.make(tmp_path, seeds=3)
-    both = [planted.start(study, plant="slow:30:") for _ in range(2)]
-    texts = [p.communicate(timeout=120) for p in both]
-    assert [p.returncode for p in both] == [0, 0], texts
+    other = planted.start(study, plant="slow:30:")
+    code, text = planted.run(study, plant="slow:30:")
+    out, err = other.communicate(timeout=120)
+    assert [code, other.returncode] == [0, 0], text + out + err
     workers = set()
     plan = planted.plan_of(study)
     for item in plan.items:
@@ -275,13 +292,12 @@ def test_two_runs_share_the_work(tmp_path: Path) -> None:
     assert len(workers) == 2
 
 
-def test_the_home_moves_to_no_other_place(tmp_path: Path) -> None:
+def test_the_home_moves_to_no_other_place(done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A home below a link or another working directory is the same home."""
-    study = planted.make(tmp_path)
-    assert planted.run(study)[0] == 0
-    os.chdir(tmp_path.parent)
-    assert planted.run(study)[0] == 0
-    assert [len(a) for a in attempts(study)] == [1, 1]
+    assert planted.run(done)[0] == 0
+    monkeypatch.chdir(done.parent.parent)
+    assert planted.run(done)[0] == 0
+    assert [len(a) for a in attempts(done)] == [1, 1]
 
 
 WSD = """

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.command import paribus
 from tests.crash import planted
 
 ROOT = Path(__file__).parents[2]
@@ -62,11 +63,8 @@ def test_a_home_from_a_newer_version(tmp_path: Path) -> None:
     home = tmp_path / "runs"
     home.mkdir()
     (home / ".paribus").write_text("Results of paribus.\nformat 2\n")
-    for verb in (["run"], ["status"], ["results"]):
-        done = subprocess.run(
-            [sys.executable, "-m", "paribus.cli", *verb, str(study)],
-            capture_output=True, text=True, timeout=60,
-        )  # fmt: skip
+    for verb in ("run", "status", "results"):
+        done = paribus(verb, str(study))
         assert done.returncode in (1, 2), done
         assert len(done.stderr.strip().splitlines()) == 1
         assert "newer paribus" in done.stderr
@@ -89,12 +87,9 @@ def test_damaged_files_are_named_and_nothing_else_is_lost(tmp_path: Path) -> Non
     with open(three.weights, "r+b") as file:
         file.seek(200)
         file.write(b"\0damaged\0")
-    shown = subprocess.run(
-        [sys.executable, "-m", "paribus.cli", "status", str(study)],
-        capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
+    shown = paribus("status", str(study))
     assert shown.returncode == 0, shown.stderr
-    code, text = planted.run(study)
+    code, text = planted.run(study, report=True)
     assert code in (0, 1), text
     assert "Traceback" not in text
     assert str(end) in text, "the damaged end is named"

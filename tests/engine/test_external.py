@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from paribus import external, parts
+from paribus.engine.net import load_external
 from paribus.errors import SpecError
 from paribus.spec import External
 from tests.engine import tiny
@@ -57,6 +59,16 @@ def test_it_trains_resumes_bit_equal_and_leaves_the_global_generator_alone() -> 
     assert torch.equal(torch.get_rng_state(), before)
     assert not trainer.summary(0)["engine"]["paired_init"]
     assert calm.state[0]["param/embed.weight"].shape == (17, 24)
+
+
+def test_what_runs_is_what_the_file_holds_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also after an edit in the same second that keeps the size."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    for width in (16, 24, 32):
+        (tmp_path / "mymodel.py").write_text(LM.replace("width=16", f"width={width}"))
+        assert load_external(External(target="mymodel:LM"))().embed.embedding_dim == width
 
 
 def test_its_identity_is_its_source() -> None:

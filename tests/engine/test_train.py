@@ -96,15 +96,23 @@ def interrupted(members: list[typing.Any], step: int) -> None:
         m.state = trainer.snapshot(e)
 
 
+def two(precision: str) -> list[typing.Any]:
+    return [tiny.member(s, **{"precision": precision, "model.dropout": 0.1}) for s in (1, 2)]
+
+
+@pytest.fixture(scope="module", params=["fp32", "fp16"])
+def calm(request: pytest.FixtureRequest) -> list[typing.Any]:
+    """Two trials of a precision, trained without interruption."""
+    members = two(request.param)
+    tiny.train(members)
+    return members
+
+
 @pytest.mark.parametrize("step", [1, 5, 6, 7, 11])
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_resume_is_bit_equal_also_into_another_stack(
-    step: int, precision: str, tmp_path: typing.Any
+    step: int, calm: list[typing.Any], tmp_path: typing.Any
 ) -> None:
-    changes = {"precision": precision, "model.dropout": 0.1}
-    calm = [tiny.member(s, **changes) for s in (1, 2)]
-    tiny.train(calm)
-    torn = [tiny.member(s, **changes) for s in (1, 2)]
+    torn = two(calm[0].phases[0].spec.precision)
     interrupted(torn, step)
     for m in torn:
         for name, content in encode(*m.state).items():

@@ -219,10 +219,12 @@ def load_external(model: External) -> Any:
     """The class or function of ``external("package.module:Name")``; a file beside the study
     goes before an installed package."""
     path, name = model.source(), model.target.partition(":")[2]
-    spec = importlib.util.spec_from_file_location(f"paribus_external.{name}", path)
+    full = f"paribus_external.{name}"
+    loader = parts.AsItIs(full, path) if path.endswith(".py") else None
+    spec = importlib.util.spec_from_file_location(full, path, loader=loader)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
+    sys.modules[full] = module
     folder = parts.local_folder_or_base()
     if folder is not None and str(folder) not in sys.path:
         sys.path.insert(0, str(folder))

@@ -3,6 +3,7 @@ that nothing dies in evaluation at hour thirty; and a setting that nothing reads
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 import tempfile
@@ -184,6 +185,7 @@ def _refuse_unread(graph: Mapping[str, Any], phases: Sequence[Phase], seen: read
 
 def main() -> int:
     """``python -m paribus.engine.preflight``: the start of a run; findings as JSON lines."""
+    gc.freeze()  # see worker.py
     told = json.load(sys.stdin)
     work, settings = told["work"], Settings(**told["settings"])
     parts.use_local(Path(work["local"]) if work.get("local") else None)

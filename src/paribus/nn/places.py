@@ -127,9 +127,9 @@ class Places:
             trials.append({} if part is None else part.tables(self.dims, own))
         out = {}
         for name in trials[0]:
-            each = [t[name] for t in trials]
-            sizes = torch.broadcast_shapes(*(t.shape for t in each))
-            table = each[0] if len(each) == 1 else torch.cat([t.expand(sizes) for t in each])
+            # Not torch.broadcast_shapes: it imports sympy, 0.4 s in every worker.
+            each = torch.broadcast_tensors(*(t[name] for t in trials))
+            table = each[0] if len(each) == 1 else torch.cat(each)
             table = table.to(dtype) if table.is_floating_point() else table
             out[name] = table.to(view.index.device)
         return out

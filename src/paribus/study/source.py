@@ -77,7 +77,8 @@ def load(target: str, *, scale: str | None = None, seeds: int | None = None) -> 
 def _execute(
     path: Path, folder: Path, scale: str | None, target: str
 ) -> tuple[Any, tuple[str, ...]]:
-    spec = importlib.util.spec_from_file_location("paribus_study", path)
+    loader = parts.AsItIs("paribus_study", str(path))
+    spec = importlib.util.spec_from_file_location("paribus_study", path, loader=loader)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     if str(folder) not in sys.path:
