@@ -122,7 +122,9 @@ def draw(points: Sequence[Point], m: Material, metric: str | None = None) -> Can
         extend = {"": "neither", "minmax": "both"}.get(ends, ends)
         bar = canvas.figure.colorbar(mesh, ax=flat, extend=extend, pad=0.02, aspect=28)
         bar.ax.yaxis.set_major_formatter(lambda x, _: number(x, (high - low) / 10))
-        bar.set_label(quantity(canvas, t.metric, t.unit, t.better), fontsize=9)
+        said = quantity(canvas, t.metric, t.unit, t.better)
+        short = canvas.figure.get_size_inches()[1] < 3  # one line would be longer than the bar
+        bar.set_label(said.replace(", ", "\n") if short else said, fontsize=9)
         bar.outline.set_visible(False)
         if t.better == "lower":
             bar.ax.invert_yaxis()

@@ -286,7 +286,8 @@ def _baselines(canvas: Canvas, ax: Any, points: Sequence[Point]) -> list[tuple[f
 
 
 def _span(ys: Sequence[float]) -> str:
-    return number(ys[0]) if min(ys) == max(ys) else f"{number(min(ys))}…{number(max(ys))}"
+    low, high = number(min(ys)), number(max(ys))
+    return low if low == high else f"{low}…{high}"
 
 
 # ── rows of points ──────────────────────────────────────────────────────────────────────────
