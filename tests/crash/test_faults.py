@@ -207,13 +207,13 @@ def sweep(
 def test_any_operation_fails(
     scratch: Path, monkeypatch: pytest.MonkeyPatch, process: Callable[[], None]
 ) -> None:
-    """Every second n with one of the kinds of its operation in turn; of looking, every tenth."""
+    """The first n with the first kind of its operation, and so on through the kinds, then as many
+    n with none; of looking, nine times as many."""
     for op in FAULTS:
-        every = 10 if op in READING else 2
         of_op = [kind for kind in kinds() if kind[0] == op]
         for i, kind in enumerate(of_op):
-            which = range(1 + every * i, 10**6, every * len(of_op))
-            sweep(scratch, monkeypatch, kind, which)
+            every = len(of_op) * (10 if op in READING else 2)
+            sweep(scratch, monkeypatch, kind, range(i + 1, 10**6, every))
 
 
 @pytest.mark.full
