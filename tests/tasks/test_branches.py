@@ -356,3 +356,5 @@ def test_settings_that_cannot_be_are_refused(how, says):
 def test_more_branches_than_texts_are_refused(data):
     with pytest.raises(SpecError, match=r"train split has \d+ texts, fewer than one sample of 900"):
         branches(branches=900, eval_texts=900).open(data, "cpu")
+    with pytest.raises(SpecError, match="fewer than one sample of 300"):  # also at most so many
+        branches(branches=(1, 300), eval_texts=900).open(data, "cpu")

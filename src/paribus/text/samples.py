@@ -53,7 +53,7 @@ class Samples(Source):
         # A row of the run starts with the main prefix's text, where there is one.
         self.per_row = self.high + self.has_main
         self.epoch = 2 * len(self.texts) // (self.low + self.high + 2 * self.has_main)
-        if self.epoch < 1:
+        if len(self.texts) < self.per_row:
             raise SpecError(
                 f"task: the {split} split has {len(self.texts)} texts, fewer than one sample of "
                 f"{self.per_row}"
