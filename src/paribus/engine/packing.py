@@ -14,7 +14,7 @@ from paribus.contracts import Io
 from paribus.nn.flex import BLOCK
 
 # Share of tokens that are no padding, above which rows stay as they are: each length of packed rows
-# is compiled, and half of a row's work is worth less than that.
+# is compiled, which takes tens of seconds.  Where it begins to pay has not been measured.
 WORTH = 0.5
 LENGTHS = 8  # lengths of packed rows at most: each is compiled
 

@@ -80,8 +80,8 @@ def block_mask(allowed: Allowed, q: Rows, k: Rows) -> Any:
     from torch.nn.attention.flex_attention import BlockMask
 
     partial_RNM, full_RNM, shown = _blocks(allowed, q.of, k.of)
-    # The kernel looks at validity only where the predicate itself would show padding: the look
-    # makes it several times slower.
+    # The kernel looks at validity only where the predicate itself would show padding: what it
+    # looks at, it loads for every pair of a partial block.
     checked = bool(shown)
 
     def mask_mod(b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
