@@ -258,6 +258,10 @@ def resolve(spec: Spec) -> Spec:
         )
     if (rows := rows if rows is not None else spec.rows) is None:
         raise SpecError("rows: give the rows per optimizer step (rows=…)")
+    if io.examples is not None and io.examples < rows:
+        raise SpecError(
+            f"task.examples: {io.examples} examples are fewer than the {rows} rows of a step"
+        )
     if spec.steps is None:
         raise SpecError("steps: give the optimizer steps (steps=…), or the study a budget")
     every = spec.init.every or _default_init()
@@ -309,6 +313,8 @@ def _resolve_model(model: Model, io: Any) -> Model:
         if io.in_dim is None:
             raise SpecError("model.read_in: the task gives tokens, the model reads vectors")
         changes["in_dim"] = model.in_dim or io.in_dim
+    if model.position is not None:
+        changes["position"] = model.position.fitted(io.length)
     resolved: Model = parts.changed(model, changes)
     position = resolved.position
     if position is not None:

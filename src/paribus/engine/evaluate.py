@@ -40,6 +40,7 @@ class Setting:
 def evaluate(
     params: Mapping[str, Tensor],
     specs: Sequence[Spec],
+    seeds: Sequence[int],
     setting: Setting,
     data: Data,
     settings: Settings,
@@ -49,7 +50,8 @@ def evaluate(
 
     Args:
         params: stacked parameters [E, …].
-        specs: each trial's spec as the condition evaluates it.
+        specs: each trial's spec as the condition evaluates it; they have one task.
+        seeds: each trial's, for what its examples owe to it.
         opened: sources that are open already, by task and split; filled.
     """
     began = time.monotonic()
@@ -65,7 +67,7 @@ def evaluate(
     batch_rows = max(1, TOKENS // length)
     while True:
         try:
-            items = _scores(net, params, source, spec.task, size, batch_rows)
+            items = _scores(net, params, source, spec.task, seeds, size, batch_rows)
             break
         except torch.OutOfMemoryError:  # fewer rows a pass; training's batch is another matter
             if batch_rows == 1:
@@ -109,6 +111,7 @@ def _scores(
     params: Mapping[str, Tensor],
     source: Source,
     task: Task,
+    seeds: Sequence[int],
     size: int,
     rows: int,
 ) -> dict[str, tuple[Tensor, Tensor]]:
@@ -118,14 +121,22 @@ def _scores(
     with torch.inference_mode():
         for i in range(0, size, rows):
             batch = source.examples(i, min(i + rows, size))
-            stacked = {k: t[None].expand(e, *t.shape) for k, t in batch.items()}
+            own = {seed: source.for_trial(batch, seed) for seed in dict.fromkeys(seeds)}
+            stacked = {
+                k: t[None].expand(e, *t.shape)
+                if all(b[k] is t for b in own.values())
+                else torch.stack([own[seed][k] for seed in seeds])
+                for k, t in batch.items()
+            }
             outputs = net(params, stacked, ready=net.prepare(stacked, [0] * e))
             for name, (sum_EB, count_EB) in task.score(outputs, stacked).items():
                 found.setdefault(name, []).append((sum_EB.double().cpu(), count_EB.double().cpu()))
-    return {
+    items = {
         name: (torch.cat([s for s, _ in pairs], 1), torch.cat([c for _, c in pairs], 1))
         for name, pairs in found.items()
     }
+    items |= task.whole(items)
+    return {name: pair for name, pair in items.items() if not name.startswith("_")}
 
 
 def _slices(

@@ -20,6 +20,7 @@ from paribus.text.data import Data
 
 def evaluated(
     weights: Path,
+    seed: int,
     wanted: Sequence[tuple[str, Spec]],
     split: str,
     examples: int | None,
@@ -30,6 +31,7 @@ def evaluated(
     """A record for each condition, in order.
 
     Args:
+        seed: the trial's.
         wanted: how each condition is called, and its spec, resolved.
         device: None: what this machine has.
         cache: of tokens and tokenizers; None: they are made for this call alone.
@@ -50,7 +52,7 @@ def evaluated(
             tell(label)
             setting = Setting(label, label, spec, split, examples, ())
             with _in_one_line(label):
-                out += evaluate(params, [spec], setting, data, settings)
+                out += evaluate(params, [spec], [seed], setting, data, settings)
     return out
 
 

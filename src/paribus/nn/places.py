@@ -90,12 +90,14 @@ class Places:
         self, T: int, *, start: int = 0, device: Any = None, given: Params | None = None
     ) -> View:
         """Coordinates [e,b,T] of T tokens; ``index`` and ``token`` count from ``start`` unless
-        given.  A row of plain tokens is one branch: ``branch`` is 0, ``time`` is the token."""
+        given.  A row of plain tokens is one branch: ``branch`` is 0, ``time`` is the token; and one
+        block: so is ``slot``."""
         plain = torch.arange(start, start + T, device=device).view(1, 1, T)
         mine = {n: _three(c) for n, c in (given or {}).items()}
         mine = {"index": plain, "token": plain, **mine}
         zero = torch.zeros_like(plain)
-        return View({"branch": zero, "main": zero, "time": mine["token"], **mine})
+        own = {"time": mine["token"], "slot": mine["token"]}
+        return View({"branch": zero, "main": zero, **own, **mine})
 
     def tables(
         self,
@@ -252,7 +254,7 @@ class Places:
             given, valid_EBT, models, kernel, dtype: as of ``forward`` and ``tables``.
         """
         E, B, T = sizes
-        given = {n: _three(c) for n, c in given.items()}
+        given = {n: _once(_three(c)) for n, c in given.items()}
         q = self.view(T, device=device, given=given)
         tables = self.tables(q, models, dtype, draws)
         if kernel != "flex":
@@ -319,6 +321,12 @@ class Places:
 def _exact(c: Tensor) -> Tensor:
     """A coordinate in float64, as parts are promised; on the CPU where the device has none."""
     return (c.cpu() if c.device.type == "mps" else c).double()
+
+
+def _once(c: Tensor) -> Tensor:
+    """A coordinate [1,1,T] where all rows of all trials have the same; else as it is."""
+    first = c[:1, :1]
+    return first if c.shape[:2] != (1, 1) and bool((c == first).all()) else c
 
 
 def _three(c: Tensor) -> Tensor:
