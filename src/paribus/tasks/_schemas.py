@@ -199,8 +199,8 @@ class Drawn:
         key: what tells one list from another: a seed, a purpose …
     """
 
-    def __init__(self, task: Connectivity, key: Sequence[str | int], device: Any) -> None:
-        self.task, self.key, self.device = task, tuple(key), device
+    def __init__(self, task: Connectivity, key: tuple[int, str, str], device: Any) -> None:
+        self.task, self.key, self.device = task, key, device
         self._kept: dict[int, Schemas] = {}
 
     def rows(self, rows: range) -> Schemas:
