@@ -123,7 +123,7 @@ def main() -> None:
             for model in o.models.split(","):
                 tags = {"V": V, "model": model}
                 these = [t for t in every if tags.items() <= t.variant.tags.items()]
-                for kernel in o.kernels.split(","):
+                for kernel in filter(None, o.kernels.split(",")):
                     settings = Settings(device=o.device, kernel=kernel)
                     ours = trainer(these[: o.stack], settings, folder)
                     ms = timed(ours._advance, o.device, o.steps)
