@@ -255,7 +255,7 @@ class Drawn:
         while taken < len(at):
             if start >= PATIENCE:
                 raise SpecError(
-                    f"connectivity: of {start:,} schemas with V={V}, C={C}, "
+                    f"task: of {start:,} schemas with V={V}, C={C}, "
                     f"density={self.law.density}, {taken} will do for mode "
                     f'"{self.law.mode}"' + (f" with pairs {h} joins apart" if h else "")
                     + "; take another mode, density or hops"
