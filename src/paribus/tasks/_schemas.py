@@ -158,6 +158,19 @@ def _joined_once(joins: Tensor, first: Tensor) -> Tensor:
     return out
 
 
+def distances(cols: Tensor, goal: Tensor) -> Tensor:
+    """int16 [V,n]: joins from each table to one that has the column ``goal`` [n]; V: no chain."""
+    joins, reach = shared(cols), (cols == goal).any(1)
+    out = torch.full_like(cols[:, 0], len(cols))
+    for h in range(len(cols)):
+        out = torch.where(reach, out.clamp(max=h), out)
+        further = _joined_once(joins, reach)
+        if torch.equal(further, reach):
+            break
+        reach = further
+    return out
+
+
 def divided(cols: Tensor) -> Tensor:
     """bool [n]: some tables cannot be reached from others."""
     joins = shared(cols)
