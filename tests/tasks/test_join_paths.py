@@ -109,6 +109,17 @@ def test_hops_of_the_classifier_are_joins_of_the_path() -> None:
         assert torch.equal(mine[:, : task.asking()].int(), same)
 
 
+def test_of_an_answer_without_joins_the_goal_is_left() -> None:
+    both = {"V": 5, "mode": "balanced", "eval_examples": 100}
+    (task, long), (_, short) = opened(**both), opened(**both, answer="label")
+    a, b = long.examples(0, 100)["targets"], short.examples(0, 100)["targets"]
+    for whole, left in zip(
+        a[:, task.asking() :].tolist(), b[:, task.asking() :].tolist(), strict=True
+    ):
+        path = [t for t in whole if t != IGNORE]
+        assert left == path[-2:] + [IGNORE] * 4
+
+
 def test_training_sets_are_nested() -> None:
     few, many = (opened("train", V=4, examples=n)[1].examples(0, 64)["inputs"] for n in (64, 2000))
     assert torch.equal(few, many)

@@ -24,15 +24,19 @@ def marks(V: int, C: int) -> tuple[int, int, int]:
     return V * C + V + 1, V * C + V + 2, V * C + V + 3
 
 
-def written(schemas: Schemas) -> Tensor:
+def written(schemas: Schemas, joins: bool = True) -> Tensor:
     """int32 [n,V+1]: the columns of the joins, the last column asked for, END; or NONE, END; then
     IGNORE.
 
     Of the shortest chains it is the one whose columns come first in lexicographic order: from a
     table that has the present column, at r joins from the goal, the lowest column that a table at
     r − 1 joins has, too.
+
+    Args:
+        joins: False: without their columns.
     """
     cols, (here, goal), left = schemas.cols, schemas.asked, schemas.hops
+    left = left if joins else left.clamp(max=0)
     V, C, n = cols.shape
     _, end, none = marks(V, C)
     from_goal = distances(cols, goal)  # [V,n]
@@ -66,7 +70,7 @@ class Paths(Listed):
         super().__init__(task, split, device, more=1 + task.V)
 
     def told(self, schemas: Schemas) -> dict[str, Tensor]:
-        asked, path = tokens(schemas), written(schemas)
+        asked, path = tokens(schemas), written(schemas, self.task.answer == "path")
         start, end, _ = marks(self.task.V, self.task.C)
         first, before = torch.full_like(path[:, :1], start), torch.full_like(asked, IGNORE)
         read = torch.where(path == IGNORE, end, path)[:, :-1]  # what follows END counts nowhere

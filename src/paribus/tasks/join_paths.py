@@ -7,7 +7,7 @@ original of this task the columns asked for were not in the input.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from paribus.contracts import Io, Metric, Source
 from paribus.nn.losses import nats
@@ -29,9 +29,16 @@ class JoinPaths(Joins, frozen=True, kw_only=True):
     the end.  Of the shortest chains it is the one whose columns come first in lexicographic order.
     Rows have room for the longest, V − 1 joins: V·(C+2)+4 tokens.  What follows the end counts
     nowhere.
+
+    Attributes:
+        answer: "label": where there is a path, no joins of it: the same inputs and model without
+            what paths teach.
     """
 
+    answer: Literal["path", "label"] = "path"
+
     example: ClassVar[dict[str, Any]] = {"V": 3, "examples": 64, "eval_examples": 64}
+    stackable: ClassVar[frozenset[str]] = Joins.stackable | {"answer"}
     causal: ClassVar[bool] = True
     trivial: ClassVar[tuple[str, ...]] = ("majority", "membership", "none")
     metrics: ClassVar[dict[str, Metric]] = {
