@@ -320,6 +320,11 @@ class Task(Part, frozen=True, kw_only=True):
         {metric: (sum_EN, count_EN)}."""
         return {}
 
+    def answers(self, items: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, list[Any]]:
+        """What one trial says to each of N items, for people who look at few of them, from
+        ``score``'s (sum_N, count_N): {column: a number or a word for each}."""
+        return {}
+
     def baselines(self, data: Data) -> dict[str, dict[str, float]]:
         """Trivial baselines on the split: {name: {metric: value}}."""
         return {}
@@ -347,6 +352,11 @@ class Source:
     def slices(self) -> dict[str, np.ndarray]:
         """Label of each example by slice name, for results by difficulty."""
         return {}
+
+    def titles(self, i: int, j: int) -> list[dict[str, str]]:
+        """What examples i … j − 1 ask and what is right, for people who look at few of them:
+        {column: word} of each.  None: they have no titles, and answers are not shown."""
+        return []
 
     def groups(self) -> np.ndarray | None:
         """Cluster (document) of each example, for clustered standard errors."""

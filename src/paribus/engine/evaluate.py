@@ -35,6 +35,7 @@ class Setting:
     examples: int | None
     by: tuple[str, ...]
     every: int | None = None
+    shown: int = 0  # up to so many items the record says what each asks and what is answered
 
 
 def evaluate(
@@ -81,8 +82,11 @@ def evaluate(
     baselines = opened[trivial]
     out = []
     for e in range(len(specs)):
-        own = {name: (s[e], c[e]) for name, (s, c) in items.items()}
+        every = {name: (s[e], c[e]) for name, (s, c) in items.items()}
+        own = {name: pair for name, pair in every.items() if not name.startswith("_")}
         record = _record(own, spec.task.metrics, slices)
+        if size <= setting.shown:
+            record["shown"] = _shown(source.titles(0, size), spec.task.answers(every))
         record["baselines"] = baselines
         groups = source.groups()
         record |= {
@@ -115,7 +119,7 @@ def _scores(
     size: int,
     rows: int,
 ) -> dict[str, tuple[Tensor, Tensor]]:
-    """(sums, counts) of each metric, [E, items], on the CPU."""
+    """(sums, counts) of each metric, and of what is called _…, [E, items], on the CPU."""
     found: dict[str, list[tuple[Tensor, Tensor]]] = {}
     e = len(next(iter(params.values())))
     with torch.inference_mode():
@@ -135,8 +139,19 @@ def _scores(
         name: (torch.cat([s for s, _ in pairs], 1), torch.cat([c for _, c in pairs], 1))
         for name, pairs in found.items()
     }
-    items |= task.whole(items)
-    return {name: pair for name, pair in items.items() if not name.startswith("_")}
+    return {**items, **task.whole(items)}
+
+
+def _shown(titles: list[dict[str, str]], answers: Mapping[str, list[Any]]) -> list[dict[str, Any]]:
+    """A row for each item: what it asks and what is answered."""
+    if not titles:
+        return []
+    rows = zip(titles, *answers.values(), strict=True)
+    return [{**title, **dict(zip(answers, map(_plain, row), strict=True))} for title, *row in rows]
+
+
+def _plain(x: Any) -> Any:
+    return None if isinstance(x, float) and not math.isfinite(x) else x
 
 
 def _slices(

@@ -17,6 +17,8 @@ from paribus.errors import ParibusError, Refused, SpecError
 from paribus.spec import Spec
 from paribus.text.data import Data
 
+SHOWN = 32  # items of a condition up to which each is shown with its answer
+
 
 def evaluated(
     weights: Path,
@@ -50,7 +52,7 @@ def evaluated(
         }
         for label, spec in wanted:
             tell(label)
-            setting = Setting(label, label, spec, split, examples, ())
+            setting = Setting(label, label, spec, split, examples, (), shown=SHOWN)
             with _in_one_line(label):
                 out += evaluate(params, [spec], [seed], setting, data, settings)
     return out

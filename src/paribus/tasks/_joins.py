@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias
 
 from msgspec import Meta
 
@@ -20,13 +20,15 @@ from paribus.errors import SpecError
 from paribus.lazy import numpy as np
 from paribus.lazy import torch
 from paribus.rng import Stream, integers
-from paribus.tasks._schemas import ABSENT, UNCONNECTED, Drawn, Law, Schemas, file_of, read
+from paribus.tasks._schemas import ABSENT, UNCONNECTED, Drawn, Law, Schemas, file_of, read, words
 from paribus.text import paths
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 Positive = Annotated[int, Meta(ge=1)]
+Titles: TypeAlias = list[dict[str, str]]
+Words: TypeAlias = list[list[str]]
 SAID = {ABSENT: "absent", UNCONNECTED: "unconnected"}
 
 
@@ -199,6 +201,28 @@ class Listed(Source):
             "present": np.array(["no" if h == ABSENT else "both" for h in hops]),
         }
 
+    def titles(self, i: int, j: int) -> Titles:
+        one = self.list[i:j]
+        return [
+            {
+                "asked": " → ".join(self.called(i + n, q) for q in asked),
+                "truth": SAID.get(h, "1 join" if h == 1 else f"{h} joins"),
+            }
+            for n, (asked, h) in enumerate(
+                zip(one.asked.T.tolist(), one.hops.tolist(), strict=True)
+            )
+        ]
+
+    def called(self, n: int, column: int) -> str:
+        """What a person calls a column of example n."""
+        return self._words[n][column] if self._words else f"c{column}"
+
+    @cached_property
+    def _words(self) -> Words:
+        if self.task.schemas is None or self.split == "train":
+            return []
+        return words(self.task.schemas, self.task.V, self.task.C)
+
     def realised(self, seed: int | None, rows: range) -> dict[str, Any]:
         """Of an evaluation: a hash of its questions, and the share that training has, too."""
         if seed is not None:
@@ -251,7 +275,8 @@ def whole(right_EN: Tensor, yes_EN: Tensor, logits_EN: Tensor) -> dict[str, tupl
     count, N = int(yes_EN[0].sum()), yes_EN.shape[1]
     if count in (0, N):
         return {}
-    weight_EN = torch.where(yes_EN, N / (2 * count), N / (2 * (N - count))).double()
+    each = torch.tensor([N / (2 * (N - count)), N / (2 * count)], dtype=torch.float64)
+    weight_EN = each[yes_EN.long()]
     below_EN = torch.zeros_like(weight_EN)
     for below, logits, yes in zip(below_EN, logits_EN, yes_EN, strict=True):
         noes = logits[~yes].sort().values

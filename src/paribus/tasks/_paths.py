@@ -79,6 +79,15 @@ class Paths(Listed):
             "targets": torch.cat([before, path], 1),
         }
 
+    def titles(self, i: int, j: int) -> list[dict[str, str]]:
+        _, end, none = marks(self.task.V, self.task.C)
+        out: list[dict[str, str]] = super().titles(i, j)
+        for n, row in enumerate(self.judged(i, j)["targets"].tolist()):
+            path = [t for t in row if t not in (IGNORE, end)]
+            words = ["none" if t == none else self.called(i + n, t) for t in path]
+            out[n]["path"] = " ".join(words)
+        return out
+
     def _row(self, kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {**{name: t.long() for name, t in kept.items()}, **self.places}
 

@@ -304,12 +304,31 @@ class Drawn:
 
 
 def file_of(path: str) -> Path:
-    (file,) = paths.find(path, (".json",), "connectivity.schemas")
-    return file
+    """The one JSON file of questions that ``path`` means."""
+    found = paths.find(path, (".json",), "task.schemas")
+    if len(found) > 1:
+        raise SpecError(f"task.schemas: {path} means {len(found)} files; name one")
+    return found[0]
 
 
 def read(path: str, V: int, C: int, device: Any) -> Schemas:
     """Questions of a JSON file; names stand for columns in the order in which they come."""
+    each = _each(path, V, C)
+    cols = torch.tensor([c for c, _, _ in each], dtype=torch.int16).permute(1, 2, 0)
+    asked = torch.tensor([a for _, a, _ in each], dtype=torch.int16).T
+    cols, asked = cols.contiguous().to(device), asked.contiguous().to(device)
+    return Schemas(cols, asked, hops(cols, asked))
+
+
+def words(path: str, V: int, C: int) -> list[list[str]]:
+    """What each question of a JSON file calls its columns, by id."""
+    return [called for _, _, called in _each(path, V, C)]
+
+
+Told = tuple[list[list[int]], list[int], list[str]]
+
+
+def _each(path: str, V: int, C: int) -> list[Told]:
     file = file_of(path)
     try:
         told = json.loads(file.read_text(encoding="utf-8"))
@@ -317,27 +336,31 @@ def read(path: str, V: int, C: int, device: Any) -> Schemas:
         raise SpecError(f"{file}: no JSON: {error}") from None
     if not isinstance(told, list) or not told:
         raise SpecError(f'{file}: write a list of {{"tables": {{…}}, "asked": [column, column]}}')
-    drawn = [_one(q, V, C, f"{file}, question {n}") for n, q in enumerate(told, 1)]
-    cols = torch.tensor([c for c, _ in drawn], dtype=torch.int16).permute(1, 2, 0)
-    asked = torch.tensor([a for _, a in drawn], dtype=torch.int16).T
-    cols, asked = cols.contiguous().to(device), asked.contiguous().to(device)
-    return Schemas(cols, asked, hops(cols, asked))
+    return [_one(q, V, C, f"{file}, question {n}") for n, q in enumerate(told, 1)]
 
 
-def _one(told: Any, V: int, C: int, where: str) -> tuple[list[list[int]], list[int]]:
-    """(ids of each table's columns, ids asked for) of one question."""
+def _one(told: Any, V: int, C: int, where: str) -> Told:
+    """(ids of each table's columns, ids asked for, what ids are called) of one question."""
     if not isinstance(told, dict) or set(told) != {"tables", "asked"}:
         keys = ", ".join(told) if isinstance(told, dict) else repr(told)
         raise SpecError(f'{where}: it has "tables" and "asked"; here: {keys}')
     tables_, asked = told["tables"], told["asked"]
     each = list(tables_.values()) if isinstance(tables_, dict) else tables_
-    if not isinstance(each, list) or len(each) != V or any(len(t) != C for t in each):
+    if not (
+        isinstance(each, list)
+        and len(each) == V
+        and all(isinstance(t, list) and len(t) == C for t in each)
+    ):
         raise SpecError(f"{where}: the model reads {V} tables of {C} columns; a column may repeat")
     if not isinstance(asked, list) or len(asked) != 2:
         raise SpecError(f"{where}: two columns are asked for; here: {asked!r}")
     ids: dict[Any, int] = {}
     for name in [c for t in each for c in t] + asked:
+        if not isinstance(name, str | int):
+            raise SpecError(f"{where}: a column is called by a word or a number, not {name!r}")
         ids.setdefault(name, len(ids))
     if len(ids) > V * C:
-        raise SpecError(f"{where}: {len(ids)} different columns; the model knows {V * C}")
-    return [[ids[c] for c in t] for t in each], [ids[c] for c in asked]
+        raise SpecError(
+            f"{where}: {len(ids)} different columns; the model knows {V * C}, so repeat some"
+        )
+    return [[ids[c] for c in t] for t in each], [ids[c] for c in asked], [*map(str, ids)]

@@ -72,6 +72,14 @@ class Connectivity(Joins, frozen=True, kw_only=True):
         right_EN, yes_EN = items["accuracy"][0], items["recall"][1] > 0
         return whole(right_EN, yes_EN, items["_logit"][0])
 
+    def answers(self, items: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, list[Any]]:
+        logits_N = items["_logit"][0]
+        return {
+            "logit": logits_N.tolist(),
+            "probability": logits_N.sigmoid().tolist(),
+            "said": ["yes" if x > 0 else "no" for x in logits_N.tolist()],
+        }
+
     def baselines(self, data: Data) -> dict[str, dict[str, float]]:
         """On the evaluated questions: the commoner answer, and "yes where both are there"."""
         return questions.Questions(self, data.split, "cpu").trivial()

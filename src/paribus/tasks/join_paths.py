@@ -70,6 +70,15 @@ class JoinPaths(Joins, frozen=True, kw_only=True):
         right_EN, yes_EN = items["label_accuracy"][0], items["_yes"][0] > 0
         return whole(right_EN, yes_EN, items["_logit"][0])
 
+    def answers(self, items: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, list[Any]]:
+        right, yes = (items[k][0].tolist() for k in ("label_accuracy", "_yes"))
+        exact = items["exact_match"][0].tolist()
+        return {
+            "P(none)": (-items["_logit"][0]).sigmoid().tolist(),
+            "said": ["yes" if a == b else "no" for a, b in zip(right, yes, strict=True)],
+            "said path": ["right" if e else "wrong" for e in exact],
+        }
+
     def baselines(self, data: Data) -> dict[str, dict[str, float]]:
         """On the evaluated questions, of the label: the commoner answer, and "a path where both are
         there"; of the path: always "none"."""
