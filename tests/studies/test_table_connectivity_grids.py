@@ -116,7 +116,7 @@ def test_a_run_at_the_smallest_scale(name: str, tmp_path: Path, capsys: Said) ->
     home, study = tmp_path / "home", f"table-connectivity-{name}"
     assert main(["run", study, "--scale", "smoke", "--home", str(home)]) == 0
     out = capsys.readouterr().out
-    assert "not testable" in out  # four steps teach nothing, and the check says so
+    assert "learned: " in out  # four steps teach nothing, so whether it is met is chance
     assert (home / "studies" / f"{study}@smoke" / "report" / "report.html").is_file()
     where = ["--scale", "smoke", "--home", str(home)]
     assert main(["results", study, *where, "--format", "csv"]) == 0
