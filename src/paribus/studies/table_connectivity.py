@@ -46,7 +46,7 @@ def study(scale: str) -> Study:
         seeds=1 if scale == "smoke" else 3,
         evaluate=[
             Eval("test", by=shared.SLICES),
-            Eval("train", split="train", examples=min(4096, *GRID[scale][1])),
+            Eval("train", split="train", examples=1024),
         ],
         baseline=model["standard"],
         primary="balanced_accuracy",
