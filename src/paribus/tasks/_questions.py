@@ -209,7 +209,8 @@ def whole(items: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, tuple[Tensor,
     count, N = int(yes_EN[0].sum()), yes_EN.shape[1]
     if count in (0, N):
         return {}
-    weight_EN = torch.where(yes_EN, N / (2 * count), N / (2 * (N - count))).double()
+    each = torch.tensor([N / (2 * (N - count)), N / (2 * count)], dtype=torch.float64)
+    weight_EN = each[yes_EN.long()]
     below_EN = torch.zeros_like(weight_EN)
     for below, logits, yes in zip(below_EN, items["_logit"][0], yes_EN, strict=True):
         noes = logits[~yes].sort().values
