@@ -298,12 +298,18 @@ def _one(told: Any, V: int, C: int, where: str) -> tuple[list[list[int]], list[i
         raise SpecError(f'{where}: it has "tables" and "asked"; here: {keys}')
     tables_, asked = told["tables"], told["asked"]
     each = list(tables_.values()) if isinstance(tables_, dict) else tables_
-    if not isinstance(each, list) or len(each) != V or any(len(t) != C for t in each):
+    if not (
+        isinstance(each, list)
+        and len(each) == V
+        and all(isinstance(t, list) and len(t) == C for t in each)
+    ):
         raise SpecError(f"{where}: the model reads {V} tables of {C} columns; a column may repeat")
     if not isinstance(asked, list) or len(asked) != 2:
         raise SpecError(f"{where}: two columns are asked for; here: {asked!r}")
     ids: dict[Any, int] = {}
     for name in [c for t in each for c in t] + asked:
+        if not isinstance(name, str | int):
+            raise SpecError(f"{where}: a column is called by a word or a number, not {name!r}")
         ids.setdefault(name, len(ids))
     if len(ids) > V * C:
         raise SpecError(f"{where}: {len(ids)} different columns; the model knows {V * C}")
