@@ -148,7 +148,7 @@ def test_joins_of_those_that_are_both_there(V):
 
 
 def test_schemas_are_as_the_document_makes_them():
-    """A6: equal questions, repeated columns, edges that are lost and those that come by accident."""
+    """A6: equal questions, repeated columns, lost edges and those that come by accident."""
     for V, n in ((3, 100_000), (5, 50_000), (20, 10_000)):
         ids = source(V=V, eval_examples=n)._rows["ids"]
         same = float((ids[:, -1] == ids[:, -2]).double().mean())
@@ -319,7 +319,7 @@ def test_balanced_questions(V, hops):
     assert set(counted) <= {*map(str, range(len(weights))), joins.APART}
     wanted = weights / weights.sum() / 2
     assert [counted[str(h)] / n for h in range(len(wanted))] == pytest.approx(wanted, abs=0.005)
-    assert len(set(q.asked[0] == q.asked[1] for q in every)) == 1, "two different columns"
+    assert all(q.asked[0] != q.asked[1] for q in every)
 
 
 @pytest.mark.parametrize("V", [3, 5])
