@@ -128,7 +128,7 @@ HAND = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", STUDIES)
+@pytest.mark.parametrize("name", [STUDIES[0], pytest.param(STUDIES[1], marks=pytest.mark.full)])
 def test_a_run_at_the_smallest_scale(name: str, tmp_path: Path, capsys: Said) -> None:
     """Training, every condition, verdicts and the report; what is trivial stands beside every
     result (A5); one test set for all (A9); then a question by hand."""
