@@ -345,8 +345,9 @@ class Source:
         raise NotImplementedError
 
     def for_trial(self, batch: dict[str, Tensor], seed: int) -> dict[str, Tensor]:
-        """Examples as a trial of this seed reads them, where that is not the same for all (inputs
-        whose vectors were drawn for each run, say); pure."""
+        """Examples, or a later phase's rows, whose order has a seed of its own, as a trial of this
+        seed reads them, where that is not the same for all (inputs whose vectors were drawn for
+        each run, say); pure."""
         return batch
 
     def slices(self) -> dict[str, np.ndarray]:

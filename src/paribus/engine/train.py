@@ -170,8 +170,11 @@ class Trainer:
     def _batch(self, local: int, rows: range) -> dict[str, Tensor]:
         start = local * self.budget.rows
         spread = range(start + rows.start, start + rows.stop)
-        which = dict(zip(self.draws, self.sources, strict=True))  # arms of one seed read the same
-        drawn = [source.batch(seed, local, spread) for source, seed in which.values()]
+        every = zip(self.sources, self.members, strict=True)
+        drawn = []  # once for arms of one seed, which read the same
+        for (source, seed), m in dict(zip(self.draws, every, strict=True)).values():
+            found = source.batch(seed, local, spread)
+            drawn.append(found if seed == m.seed else source.for_trial(found, m.seed))
         batch = {k: torch.stack([drawn[n][k] for n in self.draws]) for k in drawn[0]}
         B, T = batch["inputs"].shape[1:3]
         self._read += batch["valid"].sum((1, 2)) if "valid" in batch else B * T
