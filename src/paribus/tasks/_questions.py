@@ -6,7 +6,7 @@ E trials, B rows, T tokens, N items of an evaluation, K = V·C columns; see _sch
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -140,6 +140,12 @@ class Questions(Source):
         return self._named(batch, seed) if self.task.names == "run" else batch
 
     # ── what they are ──
+
+    def token_names(self, i: int) -> Sequence[str]:
+        own = [f".{c}" for c in range(1, self.task.C + 1)]
+        tables = range(1, self.task.V + 1)
+        named = [f"{t}{c}" if c else f"table {t}" for t in tables for c in ("", *own)]
+        return [*named, "SEP", "q1", "q2"]
 
     def slices(self) -> dict[str, Any]:
         hops = self.list.hops.tolist()
