@@ -153,6 +153,25 @@ def test_heat():
     assert "3/6" in drawn(record, data)["heat"].canvas.svg()
 
 
+def test_heat_tells_squares_that_are_means_of_unlike_things():
+    depth, mask = Factor("depth", [1, 2, 3, 4], "model.layers"), Factor("mask", ["a", "b"], "model")
+    record = study([POSITION, depth, HEADS, mask], seeds=2)
+    m = material(record, rows(record, lambda v, c: 2.0))
+    assert heat.axes_of(m) == ("depth", "position", "heads")
+    assert (heat.averaged(m), heat.uneven(m)) == (["mask", "length"], [])
+    kept = [
+        v for v in record["variants"] if v["levels"]["mask"] == "a" or v["levels"]["depth"] == "1"
+    ]
+    numbers = {record["variants"].index(v): i for i, v in enumerate(kept)}
+    trials = [
+        t | {"variant": numbers[t["variant"]]} for t in record["trials"] if t["variant"] in numbers
+    ]
+    record |= {"variants": kept, "trials": trials}
+    told = Told(record, rows(record, lambda v, c: 2.0))
+    assert heat.uneven(told.material) == ["mask"]
+    assert "the same levels of mask" in told.html()
+
+
 def test_the_forest_has_every_contrast():
     claims = {
         "flat": best(ROPE, on=loss.slope(LENGTH.log2)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -190,6 +191,8 @@ def test_a_trend_stands_beside_a_slope() -> None:
     assert v.trend["falls"]
     assert v.trend["power_law"]["alpha"] == pytest.approx(0.4, abs=0.02)
     assert "power law with exponent" in line(v)
+    small = replace(v, trend={**v.trend, "page_p": 1e-6})
+    assert "over seeds p < .0001" in line(small)
     assert judged(record, data, extras=False).trend is None
 
 

@@ -90,6 +90,10 @@ def test_power_and_its_inverses():
     for effect in (0.3, 1.0, 2.5):
         n = stats.seeds_needed(effect, 1.0, 0.05)
         assert stats.power(effect, 1.0, n, 0.05) >= 0.8 > stats.power(effect, 1.0, n - 1, 0.05)
+    for n in range(7, 1001):  # far from the critical value power is 1, not lost
+        assert stats.power(2.3, 1.0, n, 0.01) > 0.95, n
+    assert stats.seeds_needed(2.3, 1.0, 0.01, 0.956) == 7
+    assert stats.power(25.0, 1.0, 1000, 0.05) == 1.0 and stats.seeds_needed(25.0, 1.0, 0.05) == 2
     assert stats.seeds_needed(0.0, 1.0, 0.05) is None
     assert stats.seeds_needed(1e-6, 1.0, 0.05) is None
 

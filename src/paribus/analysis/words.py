@@ -200,7 +200,8 @@ def beside(v: Verdict, lang: str = "en") -> list[str]:
         out.append(say(key, lang, se=f"{number(v.items_se)} {v.unit}".strip()))
     if v.trend is not None:
         falls = say("falls" if v.trend["falls"] else "rises", lang)
-        out.append(say("page", lang, p=p_value(v.trend["page_p"]), falls=falls))
+        page = say("page", lang, p=p_value(v.trend["page_p"]), falls=falls)
+        out.append(page.replace("= <", "<"))
         if (law := v.trend["power_law"]) is not None:
             error = f"{100 * law['error']:+.1f} %".replace("-", "\N{MINUS SIGN}")
             out.append(say("power_law", lang, alpha=number(law["alpha"]), error=error))

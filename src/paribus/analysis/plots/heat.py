@@ -92,6 +92,22 @@ def averaged(m: Material) -> list[str]:
     return [f for f in [*own, *conditions] if f not in axes]
 
 
+def uneven(m: Material) -> list[str]:
+    """Those of the averaged factors whose levels differ between squares, as where a study leaves
+    cells out: such squares are means of unlike things."""
+    axes = axes_of(m) or ()
+    shown = [v["levels"] for v in m.study["variants"] if v["name"] in m.chosen]
+    out = []
+    for factor in (f["name"] for f in m.factors if f["name"] not in axes):
+        held: dict[tuple[Any, ...], set[str]] = {}
+        for levels in shown:
+            if levels.get(factor) is not None:
+                held.setdefault(tuple(levels.get(f) for f in axes), set()).add(levels[factor])
+        if len({frozenset(tags) for tags in held.values()}) > 1:
+            out.append(factor)
+    return out
+
+
 def draw(points: Sequence[Point], m: Material, metric: str | None = None) -> Canvas:
     axes, t = axes_of(m), m.table(metric)
     assert axes is not None

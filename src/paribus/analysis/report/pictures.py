@@ -29,6 +29,8 @@ def caption(d: Drawn, m: Material, lang: str) -> str:
     elif d.name == "heat":
         if over := heat.averaged(m):
             parts.append(say("cap_over", lang, over=", ".join(over)))
+        if apart := heat.uneven(m):
+            parts.append(say("cap_uneven", lang, over=", ".join(apart)))
         if any(p["n"] < p["of"] for p in d.rows):
             parts.append(say("cap_hatched", lang))
     elif d.name == "curves":

@@ -39,6 +39,7 @@ CAPTIONS: dict[str, dict[str, str]] = {
         "cap_far": "Trivial baselines beyond the axis: {names}.",
         "cap_heat": "{metric} by {rows} and {columns}; the darker, the better.",
         "cap_over": "Each square is the mean over {over} and seeds.",
+        "cap_uneven": "Not every square has the same levels of {over}: compare those that have.",
         "cap_hatched": "Hatched: values are missing (there / planned).",
         "cap_forest": "Contrasts of the hypotheses with {level} intervals; faint points: seeds; "
         "dark ticks: the size that the claim is about. Green: supported, red: refuted, "
@@ -87,6 +88,7 @@ CAPTIONS: dict[str, dict[str, str]] = {
         "cap_far": "超出坐标轴的平凡基线：{names}。",
         "cap_heat": "{metric} 随 {rows} 与 {columns} 的变化；颜色越深越好。",
         "cap_over": "每格为对 {over} 及种子的均值。",
+        "cap_uneven": "各格所含的 {over} 水平不尽相同，只宜比较水平相同的格。",
         "cap_hatched": "斜线：有缺失（已有 / 计划）。",
         "cap_forest": "各假设的对比及其 {level} 区间；浅色点为种子；深色短线为主张所涉的幅度。"
         "绿：得到支持，红：被否定，黄：尚无定论。",
