@@ -51,7 +51,8 @@ def study(scale: str) -> Study:
         baseline=model["standard"],
         primary="balanced_accuracy",
         names="table_connectivity_{model}_V{V}_N{N}_run{run}",
-        columns="model, V, N, accuracy, balanced_accuracy, auc, recall, specificity, agreement",
+        columns="model, V, N, evaluation, slice, accuracy, balanced_accuracy, auc, recall, "
+        "specificity, agreement",
         skip=[shared.TOO_FEW],
         hypotheses=dict(
             efficient=better(

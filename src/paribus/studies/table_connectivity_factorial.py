@@ -63,7 +63,7 @@ def study(scale: str) -> Study:
         baseline=full & mask["dense_causal"],
         primary="balanced_accuracy",
         names="{position}-{mask}-N{N}-lr{lr}",
-        columns="position, mask, N, lr, accuracy, balanced_accuracy, auc",
+        columns="position, mask, N, lr, evaluation, slice, accuracy, balanced_accuracy, auc",
         skip=[shared.TOO_FEW],
         hypotheses=dict(
             structured_masks=better(structured, than=dense, on=over.mean(position, mask), by=0.02),

@@ -168,7 +168,7 @@ class Questions(Source):
     def trivial(self) -> dict[str, dict[str, float]]:
         yes, there = self.list.connected.double(), self.list.present.double()
         p = float(yes.mean())
-        entropy = -sum(q * float(np.log(q)) for q in (p, 1 - p) if q)
+        entropy = sum(-q * float(np.log(q)) for q in (p, 1 - p) if q)
         out = {
             "majority": {
                 "loss": entropy,
