@@ -128,6 +128,7 @@ def test_study_files() -> None:
         "w64-qk-one-run2",
     )
     assert [s["reason"] for s in studies["fewer"].expand().skipped] == ["too narrow"]
+    assert len(studies["joins"].trials()) == 6
 
 
 @pytest.mark.parametrize("page", STUDIES)
