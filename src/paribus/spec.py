@@ -130,14 +130,22 @@ class External(Strict, frozen=True, kw_only=True):
 
 
 class InitScheme(Strict, frozen=True, kw_only=True):
-    """The init scheme of the model and, where given, of a group of its parameters."""
+    """The init scheme of the model and, where given, of groups of its parameters.
 
-    every: Init | None = None  # None: init.gpt2()
+    Attributes:
+        every: None: init.gpt2().
+        qk: queries and keys.
+        read: the linear maps that read vectors in and a scalar out, without their biases.
+    """
+
+    every: Init | None = None
     qk: Init | None = None
+    read: Init | None = None
 
     def of(self, role: str) -> Init:
         """The scheme of a parameter by its role; only of a resolved spec."""
-        chosen = self.qk if self.qk is not None and role in ("q", "k") else self.every
+        own = self.qk if role in ("q", "k") else self.read if role.startswith("read_") else None
+        chosen = own if own is not None else self.every
         assert chosen is not None, "resolve() comes first"
         return chosen
 
@@ -275,7 +283,7 @@ def resolve(spec: Spec) -> Spec:
             )
     elif io.vocab is not None:
         model = replace(model, "vocab", model.vocab or io.vocab, "model.vocab")
-    init = InitScheme(every=every, qk=spec.init.qk)
+    init = InitScheme(every=every, qk=spec.init.qk, read=spec.init.read)
     resolved: Spec = parts.changed(spec, {"model": model, "rows": rows, "init": init})
     return resolved
 

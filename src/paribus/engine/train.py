@@ -218,8 +218,11 @@ class Trainer:
         return float(self.budget.rows * length)
 
     def _norms(self, grads: list[Tensor]) -> Tensor:
-        """Gradient norm of each trial [E]; per trial and in order, so that a stack of any size
-        gives the bits of one trial alone."""
+        """Gradient norm of each trial [E]; on the CPU per trial and in order, so that a stack of
+        any size gives the bits of one trial alone."""
+        if grads[0].is_cuda:  # E times as many launches would be felt
+            each = [torch.linalg.vector_norm(g.flatten(1), dim=1) for g in grads]
+            return torch.stack(each).square().sum(0).sqrt()
         out = []
         for e in range(self.e):
             each = torch._foreach_norm([g[e] for g in grads])
@@ -241,10 +244,11 @@ class Trainer:
         keep_E = finite_E & torch.tensor(self.alive, device=finite_E.device)
         all_finite = bool(keep_E.all())
         dtype = next(iter(self.params.values())).dtype
-        for g in grads:
-            shape = (self.e,) + (1,) * (g.ndim - 1)
-            g.mul_(factor_E.to(dtype).view(shape))
-            if not all_finite:
+        factor_E = factor_E.to(dtype)
+        shapes = [(self.e,) + (1,) * (g.ndim - 1) for g in grads]
+        torch._foreach_mul_(grads, [factor_E.view(shape) for shape in shapes])
+        if not all_finite:
+            for g, shape in zip(grads, shapes, strict=True):
                 g.copy_(torch.where(keep_E.view(shape), g, torch.zeros((), dtype=dtype)))
         lr_E = [
             s.optim.lr * s.schedule.factor(local, s.steps or 1)  # type: ignore[attr-defined]

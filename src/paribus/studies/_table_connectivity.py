@@ -14,6 +14,7 @@ from paribus import (
     Spec,
     baseline,
     criterion,
+    init,
     masks,
     metric,
     optim,
@@ -56,6 +57,8 @@ def base(
             read_out="scalar",
         ),
         task=tasks.connectivity(**{"V": 5, "examples": 4096, "batch": batch, **task}),
+        # GPT-2's blocks between two of torch's linear layers, as Garg et al. have it.
+        init={"read": init.torch_default()},  # type: ignore[arg-type]
         optim=optim.adam(lr=lr),
         schedule=schedules.constant(),
         clip=None,

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
 from paribus.contracts import Source
 from paribus.lazy import F, torch
 from paribus.lazy import numpy as np
 from paribus.rng import Stream, integers, normal, uniform
-from paribus.tasks._schemas import ABSENT, UNCONNECTED, Drawn, Schemas, read
+from paribus.tasks._schemas import ABSENT, UNCONNECTED, Drawn, Law, Schemas, read
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,12 +50,28 @@ def places(V: int, C: int, device: Any, more: int = 0) -> dict[str, Tensor]:
     return {f"pos.{name}": t[None] for name, t in found.items()}
 
 
+@lru_cache(8)
+def _listed(law: Law, split: str, n: int, device: str) -> Schemas:
+    """The first n examples of a split, drawn once a process."""
+    return Drawn(law, (law.data_seed, "connectivity", split), device).rows(range(n))
+
+
+@lru_cache(8)
+def _duplicates(law: Law, split: str, n: int, trained: int, device: str) -> float:
+    """The share of a split's first n questions that are among the training examples, too."""
+    known = set(_bytes(tokens(_listed(law, "train", trained, device))))
+    return sum(row in known for row in _bytes(tokens(_listed(law, split, n, device)))) / n
+
+
 class Questions(Source):
     """The questions of a split.  A list of them is drawn once, when it is first read."""
 
     def __init__(self, task: Connectivity, split: str, device: str) -> None:
         self.task, self.split, self.device = task, split, device
         self.places = places(task.V, task.C, device)
+        self._law = Law(
+            task.V, task.C, task.mode, task.hops, task.density, task.data_seed
+        )  # read here, so that preflight sees what is read
         self._fresh: dict[int, Drawn] = {}
         self._names: dict[int, Tensor] = {}
 
@@ -69,11 +85,7 @@ class Questions(Source):
     def list(self) -> Schemas:
         if self.task.schemas and self.split != "train":
             return read(self.task.schemas, self.task.V, self.task.C, self.device)
-        return self._drawn(self.split, self.size)
-
-    def _drawn(self, split: str, n: int) -> Schemas:
-        key = (self.task.data_seed, "connectivity", split)
-        return Drawn(self.task, key, self.device).rows(range(n))
+        return _listed(self._law, self.split, self.size, self.device)
 
     @cached_property
     def _rows(self) -> dict[str, Tensor]:
@@ -114,7 +126,7 @@ class Questions(Source):
     def batch(self, seed: int, step: int, rows: range) -> dict[str, Tensor]:
         if self.task.examples is None:
             drawn = self._fresh.setdefault(
-                seed, Drawn(self.task, (seed, "connectivity", "fresh"), self.device)
+                seed, Drawn(self._law, (seed, "connectivity", "fresh"), self.device)
             )
             own = self._told(drawn.rows(rows))
         else:
@@ -160,10 +172,11 @@ class Questions(Source):
             return {}
         mine = _bytes(self._rows["ids"][rows.start : rows.stop])
         name = hashlib.blake2b(b"".join(mine), digest_size=16).hexdigest()
-        if self.task.examples is None or self.split == "train":
+        trained, drawn = self.task.examples, self.task.schemas is None
+        if trained is None or self.split == "train" or not drawn:
             return {"list": name}
-        trained = set(_bytes(tokens(self._drawn("train", self.task.examples))))
-        return {"list": name, "duplicates": sum(row in trained for row in mine) / len(mine)}
+        share = _duplicates(self._law, self.split, len(rows), trained, self.device)
+        return {"list": name, "duplicates": share}
 
     def trivial(self) -> dict[str, dict[str, float]]:
         yes, there = self.list.connected.double(), self.list.present.double()

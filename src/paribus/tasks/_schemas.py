@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations, product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from paribus.errors import SpecError
 from paribus.lazy import numpy as np
@@ -26,12 +26,32 @@ from paribus.text import paths
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from paribus.tasks.connectivity import Connectivity
-
 ABSENT, UNCONNECTED = -2, -1  # in the place of a number of joins
+GOLDEN = (5**0.5 - 1) / 2
 BLOCK = 1024  # examples that are drawn together
 AT_ONCE = 8192  # candidates that are looked at together: what they take stays in a core's cache
 PATIENCE = 1 << 22  # candidates for a block of examples before it is given up
+
+
+class Law(NamedTuple):
+    """What decides examples, beside their key and number; as in the fields of a task."""
+
+    V: int
+    C: int
+    mode: str
+    hops: tuple[float, ...] | None
+    density: float
+    data_seed: int
+
+    def kinds(self, n: int) -> dict[int | None, Any]:
+        """Places of n examples by kind: how many joins, or None where that is left to chance."""
+        if self.mode != "balanced":
+            return {None: np.arange(n)}
+        weights = self.hops or (1.0,) * min(4, self.V - 1)
+        # Multiples of the golden ratio fill [0, 1) evenly, however many there are.
+        even = (np.arange(n) // 2 + 1) * GOLDEN % 1
+        kind = np.searchsorted(np.cumsum(weights) / sum(weights), even, side="right")
+        return {h: np.flatnonzero(kind == h) for h in range(len(weights)) if (kind == h).any()}
 
 
 @dataclass(frozen=True)
@@ -190,7 +210,7 @@ def chosen(pairs: Tensor, words: Tensor) -> Tensor:
 
 
 class Drawn:
-    """Examples by number: k is a function of the task's law, the key and k alone.
+    """Examples by number: k is a function of the law, the key and k alone.
 
     Blocks of examples are drawn together.  Each kind of example (see ``kinds``) has candidates of
     its own, numbered; those that will do are taken in order.
@@ -199,8 +219,8 @@ class Drawn:
         key: what tells one list from another: a seed, a purpose …
     """
 
-    def __init__(self, task: Connectivity, key: tuple[int, str, str], device: Any) -> None:
-        self.task, self.key, self.device = task, key, device
+    def __init__(self, law: Law, key: tuple[int, str, str], device: Any) -> None:
+        self.law, self.key, self.device = law, key, device
         self._kept: dict[int, Schemas] = {}
 
     def rows(self, rows: range) -> Schemas:
@@ -218,7 +238,7 @@ class Drawn:
         return pieces[0] if len(pieces) == 1 else joined(pieces)
 
     def _block(self, b: int) -> Schemas:
-        kinds = self.task.kinds(BLOCK)
+        kinds = self.law.kinds(BLOCK)
         found = [(at, self._kind(b, h, at)) for h, at in kinds.items()]
         if len(found) == 1:
             return found[0][1]
@@ -227,17 +247,17 @@ class Drawn:
 
     def _kind(self, b: int, h: int | None, at: Any) -> Schemas:
         """The examples of block b that are of one kind; ``at``: their places in the block."""
-        V, C, taken = self.task.V, self.task.C, 0
+        V, C, taken = self.law.V, self.law.C, 0
         out: list[Schemas] = []
         size, start = min(AT_ONCE, 2 * len(at)), 0
         seed, purpose, split = self.key
-        stream = Stream(seed, purpose, split, self.task.mode, V, C, b, -1 if h is None else h)
+        stream = Stream(seed, purpose, split, self.law.mode, V, C, b, -1 if h is None else h)
         while taken < len(at):
             if start >= PATIENCE:
                 raise SpecError(
                     f"connectivity: of {start:,} schemas with V={V}, C={C}, "
-                    f"density={self.task.density}, {taken} will do for mode "
-                    f'"{self.task.mode}"' + (f" with pairs {h} joins apart" if h else "")
+                    f"density={self.law.density}, {taken} will do for mode "
+                    f'"{self.law.mode}"' + (f" with pairs {h} joins apart" if h else "")
                     + "; take another mode, density or hops"
                 )  # fmt: skip
             words = stream.rows(range(start, start + size), words_of(V, C)).view(np.int64)
@@ -250,12 +270,12 @@ class Drawn:
 
     def _candidates(self, words: Tensor, h: int | None, at: Any) -> Schemas:
         """Those of a kind among the schemas that the words draw."""
-        V, C = self.task.V, self.task.C
-        cols, _ = tables(words, V, C, self.task.density)
+        V, C = self.law.V, self.law.C
+        cols, _ = tables(words, V, C, self.law.density)
         if h is None:
             asked = below(words[:, -3:-1].T, V * C).to(torch.int16)
             found = Schemas(cols, asked, hops(cols, asked))
-            return found[found.present] if self.task.mode == "both" else found
+            return found[found.present] if self.law.mode == "both" else found
         # Both answers must be possible in every schema: what is asked decides, not the schema.
         some = divided(cols).nonzero()[:, 0]
         cols, words = cols[..., some], words[some]

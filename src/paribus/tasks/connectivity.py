@@ -14,7 +14,6 @@ from msgspec import Meta
 from paribus.contracts import Io, Metric, Source, Task
 from paribus.errors import SpecError
 from paribus.lazy import F
-from paribus.lazy import numpy as np
 from paribus.tasks import _questions as questions
 from paribus.tasks import _schemas as drawing
 from paribus.text import paths
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
     from paribus.text.data import Data
 
 Positive = Annotated[int, Meta(ge=1)]
-GOLDEN = (5**0.5 - 1) / 2
 
 
 class Connectivity(Task, frozen=True, kw_only=True):
@@ -103,16 +101,6 @@ class Connectivity(Task, frozen=True, kw_only=True):
             )
         if self.V * (self.C + 1) >= 1 << 15:
             raise SpecError(f"connectivity.V: {self.V} tables of {self.C} columns are too many")
-
-    def kinds(self, n: int) -> dict[int | None, Any]:
-        """Places of n examples by kind: how many joins, or None where that is left to chance."""
-        if self.mode != "balanced":
-            return {None: np.arange(n)}
-        weights = self.hops or (1.0,) * min(4, self.V - 1)
-        # Multiples of the golden ratio fill [0, 1) evenly, however many there are.
-        even = (np.arange(n) // 2 + 1) * GOLDEN % 1
-        kind = np.searchsorted(np.cumsum(weights) / sum(weights), even, side="right")
-        return {h: np.flatnonzero(kind == h) for h in range(len(weights)) if (kind == h).any()}
 
     def io(self) -> Io:
         length = self.V * (self.C + 1) + 3
