@@ -6,7 +6,7 @@ d head size, V vocabulary, F outputs of a linear layer.  A lower-case e or b is 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
@@ -349,6 +349,10 @@ class Source:
         seed reads them, where that is not the same for all (inputs whose vectors were drawn for
         each run, say); pure."""
         return batch
+
+    def token_names(self, i: int) -> Sequence[str]:
+        """What the tokens of example i are called in pictures; []: by their numbers."""
+        return []
 
     def slices(self) -> dict[str, np.ndarray]:
         """Label of each example by slice name, for results by difficulty."""

@@ -129,6 +129,8 @@ def _examples(part: Any, bench: Bench) -> str:
     if n < 1:
         raise Broken(f"size = {source.size}; an evaluation needs examples")
     whole = source.examples(0, n)
+    if len(named := source.token_names(0)) not in (0, whole["inputs"].shape[1]):
+        raise Broken(f"token_names() gives {len(named)} names; rows have other lengths")
     if n > 1:
         cut = _join(source.examples(0, n // 2), source.examples(n // 2, n))
         if (key := _same(whole, cut)) is not None:

@@ -217,6 +217,15 @@ class Places:
         keep = self.mask.allowed(layer, q, k)
         return keep & (q.row == k.row) if "row" in q.coordinates else keep
 
+    def seen(self, T: int, given: Params) -> list[Tensor]:
+        """What the mask lets T tokens at ``given`` coordinates read, bool [e,b,T,S] a layer."""
+        view = self.view(T, given=given)
+        q = view.map(lambda c: c[:, :, None, :, None])
+        k = view.map(lambda c: c[:, :, None, None, :])
+        asked = range(self.dims.layers) if self.mask.per_layer else range(1)
+        found = [self._allowed(layer, q, k)[:, :, 0] for layer in asked]
+        return found if self.mask.per_layer else found * self.dims.layers
+
     def _each(self, make: Callable[[int], Pattern]) -> list[Pattern]:
         """A pattern for each layer; one for all where layers do not differ."""
         if self.mask.per_layer or (self._biased and self._per_layer):

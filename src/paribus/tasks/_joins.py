@@ -10,6 +10,7 @@ E trials, B rows, T tokens, N items of an evaluation, K = V·C columns; see _sch
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias
 
@@ -152,7 +153,7 @@ class Listed(Source):
     """
 
     def __init__(self, task: Joins, split: str, device: str, more: int = 0) -> None:
-        self.task, self.split, self.device = task, split, device
+        self.task, self.split, self.device, self.more = task, split, device, more
         self.places = places(task.V, task.C, device, more)
         self._law = task.law()
         self._fresh: dict[int, Drawn] = {}
@@ -201,6 +202,12 @@ class Listed(Source):
             "present": np.array(["no" if h == ABSENT else "both" for h in hops]),
         }
 
+    def token_names(self, i: int) -> Sequence[str]:
+        own = [f".{c}" for c in range(1, self.task.C + 1)]
+        tables = range(1, self.task.V + 1)
+        named = [f"{t}{c}" if c else f"table {t}" for t in tables for c in ("", *own)]
+        return [*named, "SEP", "q1", "q2", *(f"path {n}" for n in range(self.more))]
+
     def titles(self, i: int, j: int) -> Titles:
         one = self.list[i:j]
         return [
@@ -239,7 +246,7 @@ class Listed(Source):
         """The commoner answer, and "yes where both are there", which is right about every yes."""
         yes, there = self.list.connected.double(), self.list.present.double()
         p = float(yes.mean())
-        entropy = -sum(q * float(np.log(q)) for q in (p, 1 - p) if q)
+        entropy = sum(-q * float(np.log(q)) for q in (p, 1 - p) if q)
         out = {
             "majority": {
                 "loss": entropy,

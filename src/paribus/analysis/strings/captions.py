@@ -18,6 +18,11 @@ CAPTIONS: dict[str, dict[str, str]] = {
         "fig_seconds": "seconds of training",
         "fig_edge": "edge of the grid",
         "fig_all_variants": "all variants",
+        "fig_layer": "layer {n}",
+        "fig_layers": "layers {n}",
+        "fig_pairs": "{ones} of {pairs}, {share}",
+        "fig_reads": "token that reads",
+        "fig_is_read": "token that is read",
         # under figures
         "cap_primary": "{metric} by condition.",
         "cap_bands": "Lines: means; bands: {level} t-intervals over seeds; points: single seeds. "
@@ -63,6 +68,11 @@ CAPTIONS: dict[str, dict[str, str]] = {
         "fig_seconds": "训练秒数",
         "fig_edge": "网格边缘",
         "fig_all_variants": "所有变体",
+        "fig_layer": "第 {n} 层",
+        "fig_layers": "第 {n} 层",
+        "fig_pairs": "{ones} / {pairs}，{share}",
+        "fig_reads": "读取的词元",
+        "fig_is_read": "被读取的词元",
         "cap_primary": "各条件下的 {metric}。",
         "cap_bands": "线为均值，带为各种子的 {level} t 区间，点为单个种子。各组共用种子，"
         "结论依据同一种子内的差值，因此比带所示更精确。",
