@@ -23,8 +23,13 @@ CAPTIONS: dict[str, dict[str, str]] = {
         "fig_pairs": "{ones} of {pairs}, {share}",
         "fig_reads": "token that reads",
         "fig_is_read": "token that is read",
+        "fig_reference": "(baseline)",
+        "fig_train_split": "train split",
         # under figures
         "cap_primary": "{metric} by condition.",
+        "cap_learning": "{metric} against {axis}: one line an arm, each point trained anew.",
+        "cap_baseline": "Baseline arm: {arm}.",
+        "cap_train": "Thin and dashed: the same arm on the split that it was trained on.",
         "cap_bands": "Lines: means; bands: {level} t-intervals over seeds; points: single seeds. "
         "Arms share their seeds: verdicts rest on differences within a seed and are sharper.",
         "cap_bands_only": "Lines: means; bands: {level} t-intervals over seeds. Arms share their "
@@ -37,6 +42,10 @@ CAPTIONS: dict[str, dict[str, str]] = {
         "cap_gap": "Gaps: no value there ({n} of {all} cells).",
         "cap_imported": "Dashed grey, squares: measured elsewhere, in no test.",
         "cap_far": "Trivial baselines beyond the axis: {names}.",
+        "cap_slices": "{metric} by slice of the evaluation items; below each level: how many.",
+        "cap_rows_only": "Dots: means; bars: {level} t-intervals over seeds.",
+        "cap_sliced_trivial": "Grey: trivial baselines on the slice.",
+        "cap_along": "Within each level from left to right: {factor} = {levels}.",
         "cap_heat": "{metric} by {rows} and {columns}; the darker, the better.",
         "cap_over": "Each square is the mean over {over} and seeds.",
         "cap_uneven": "Not every square has the same levels of {over}: compare those that have.",
@@ -73,7 +82,12 @@ CAPTIONS: dict[str, dict[str, str]] = {
         "fig_pairs": "{ones} / {pairs}，{share}",
         "fig_reads": "读取的词元",
         "fig_is_read": "被读取的词元",
+        "fig_reference": "（基线）",
+        "fig_train_split": "训练集",
         "cap_primary": "各条件下的 {metric}。",
+        "cap_learning": "{metric} 随 {axis} 的变化：每组一条线，每个点都是重新训练的。",
+        "cap_baseline": "基线组：{arm}。",
+        "cap_train": "细虚线：同一组在训练集上的结果。",
         "cap_bands": "线为均值，带为各种子的 {level} t 区间，点为单个种子。各组共用种子，"
         "结论依据同一种子内的差值，因此比带所示更精确。",
         "cap_bands_only": "线为均值，带为各种子的 {level} t 区间。各组共用种子，"
@@ -86,6 +100,10 @@ CAPTIONS: dict[str, dict[str, str]] = {
         "cap_gap": "空缺：没有数值（{all} 个单元中的 {n} 个）。",
         "cap_imported": "灰色虚线与方块：在别处测得，不参与任何检验。",
         "cap_far": "超出坐标轴的平凡基线：{names}。",
+        "cap_slices": "按评测样本切片的 {metric}；各水平下方为样本数。",
+        "cap_rows_only": "点为均值，横条为各种子的 {level} t 区间。",
+        "cap_sliced_trivial": "灰色：平凡基线在该切片上的数值。",
+        "cap_along": "每个水平之内从左到右：{factor} = {levels}。",
         "cap_heat": "{metric} 随 {rows} 与 {columns} 的变化；颜色越深越好。",
         "cap_over": "每格为对 {over} 及种子的均值。",
         "cap_uneven": "各格所含的 {over} 水平不尽相同，只宜比较水平相同的格。",
