@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from paribus.errors import SpecError
 from paribus.parts import Part
@@ -279,11 +279,13 @@ class Task(Part, frozen=True, kw_only=True):
     ``targets``, coordinates of tokens under ``pos.<name>`` ([1,T] where all rows have the same)
     and, where rows are padded, ``valid`` (false at padding, whose targets do not count); the engine
     adds the trial axis.  ``causal`` says whether targets are later tokens, so that a mask must not
-    show them; ``training`` names the fields that no evaluation reads.
+    show them; ``scored`` whether ``loss`` and ``score`` look at the last output alone (there may
+    then be no other); ``training`` names the fields that no evaluation reads.
     """
 
     kind: ClassVar[str] = "tasks"
     causal: ClassVar[bool] = False
+    scored: ClassVar[Literal["all", "last"]] = "all"
     training: ClassVar[frozenset[str]] = frozenset()
     trivial: ClassVar[tuple[str, ...]] = ()  # names of its trivial baselines
     metrics: ClassVar[dict[str, Metric]] = {}

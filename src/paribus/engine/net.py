@@ -97,6 +97,7 @@ class Net:
                 kernel=self.kernel,
                 dtype=master,
                 device=self.device,
+                last=self.specs[0].task.scored == "last",
             )
             self._ready = ((E, B, T), places, ready)
         return self._ready[2]

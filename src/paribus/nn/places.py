@@ -19,6 +19,7 @@ from paribus.errors import Refused, SpecError
 from paribus.nn import flex
 from paribus.nn.attention import Pattern, alike, pattern, settle
 from paribus.nn.declare import declare, numbers
+from paribus.nn.needed import needed
 from paribus.spec import Model
 
 if TYPE_CHECKING:
@@ -31,10 +32,16 @@ REMEMBERED = {"view": 8, "tables": 8, "patterns": 2}
 
 class Ready(NamedTuple):
     """What a pass needs of its tokens' places, made beforehand: the position's tables and each
-    layer's pattern."""
+    layer's pattern.
+
+    Attributes:
+        go: which tokens enter the first layer and leave each one, as places among those that it
+            was given (None: all); empty: all everywhere.
+    """
 
     tables: Params
     reads: Sequence[Pattern]
+    go: Sequence[Tensor | None] = ()
 
 
 class Places:
@@ -253,6 +260,7 @@ class Places:
         kernel: str = "sdpa",
         dtype: torch.dtype = torch.float32,
         device: Any = None,
+        last: bool = False,
     ) -> Ready:
         """Tables and patterns for tokens at ``given`` coordinates, made once for many passes; of a
         model that is ``plain``.
@@ -261,6 +269,8 @@ class Places:
             sizes: (E, B, T) of the inputs.
             draws: the entry of the coordinates' first axis that each trial reads; None: its own.
             given, valid_EBT, models, kernel, dtype: as of ``forward`` and ``tables``.
+            last: the last output alone is looked at: tokens that it does not depend on are left out
+                where rows agree, so there may be but one output.
         """
         E, B, T = sizes
         given = {n: _once(_three(c)) for n, c in given.items()}
@@ -271,8 +281,9 @@ class Places:
                 of = torch.tensor(draws, device=device)
                 q = q.map(lambda c: c[of] if c.shape[0] > 1 else c)
                 valid_EBT = None if valid_EBT is None else valid_EBT[of]
-            reads = self.patterns({}, tables, q, q, valid_EBT, given, keep=False)
-            return Ready(tables, [*map(settle, reads)])
+            reads = [*map(settle, self.patterns({}, tables, q, q, valid_EBT, given, keep=False))]
+            found = needed(reads, T, q.index.device) if last and not self._by_token() else None
+            return Ready(tables, reads) if found is None else Ready(tables, *found)
         view = q if valid_EBT is None else View({**q.coordinates, "valid": valid_EBT.bool()})
         of = torch.tensor(range(E) if draws is None else draws, device=device)
         rows = flex.Rows(view, E, B, of, plain="index" not in given)
@@ -285,6 +296,12 @@ class Places:
             )
 
         return Ready(tables, self._each(make))
+
+    def _by_token(self) -> bool:
+        """Whether something in a layer goes by a token's place in the row: then all stay."""
+        m, position = self.model, self.model.position
+        turns = position is not None and position.rotate is not None
+        return turns or bool(m.dropout or m.embed_dropout or m.attn_dropout)
 
     def _score(self, tables: Params, rows: flex.Rows) -> Callable[..., Tensor]:
         """The bias without parameters as the flex kernel wants it, one pair of tokens at a time."""

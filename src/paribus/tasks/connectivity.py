@@ -38,6 +38,7 @@ class Connectivity(Joins, frozen=True, kw_only=True):
 
     example: ClassVar[dict[str, Any]] = {"V": 3, "examples": 64, "eval_examples": 64}
     stackable: ClassVar[frozenset[str]] = Joins.stackable | {"names"}
+    scored: ClassVar[Literal["all", "last"]] = "last"
     trivial: ClassVar[tuple[str, ...]] = ("majority", "membership")
     metrics: ClassVar[dict[str, Metric]] = {
         "loss": Metric("nats"),
