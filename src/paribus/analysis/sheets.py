@@ -13,7 +13,7 @@ from typing import Any
 from paribus.analysis.cells import Results, Row
 from paribus.analysis.compared import Difference, best, differences, need, trivial
 from paribus.analysis.stats import Sample
-from paribus.analysis.tables import Entry, Table, fixed, laid, places, table
+from paribus.analysis.tables import Entry, Table, fixed, laid, places, spanned, table
 from paribus.study.measures import Node
 
 TRIVIAL = "≤"
@@ -132,7 +132,7 @@ def sheet(study: Node, t: Table, among: Collection[str] | None = None) -> Sheet:
         cells = tuple(_cell(e, d) if e else None for e in row)
         lines.append(Line("imported", name, (), cells))
     for name, values in t.baselines:
-        cells = tuple(None if v is None else Cell(fixed(v, d), n=1, of=1) for v in values)
+        cells = tuple(None if v is None else Cell(spanned(v, d), n=1, of=1) for v in values)
         lines.append(Line("trivial", name, (), cells))
     hidden = len(t.rows) - sum(line.kind == "variant" for line in lines)
     return Sheet(t, tuple(factors), _groups(t), tuple(lines), hidden)

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from paribus.analysis.plots import DRAWN, Drawn, Material, heat
+from paribus.analysis.plots.axes import axis_of
 from paribus.analysis.plots.canvas import styled
-from paribus.analysis.plots.lines import axis_of
-from paribus.analysis.words import say
+from paribus.analysis.words import arm, say
 
 LANGUAGES = ("en", "zh")
 LEVEL = "90%"  # of the intervals in figures
@@ -25,6 +25,10 @@ def caption(d: Drawn, m: Material, lang: str) -> str:
         facts["rule"] = next(f["tuned"] for f in m.study["factors"] if f.get("tuned"))
     parts = [say(d.caption, lang, **facts)]
     if d.name == "primary":
+        if (axis := axis_of(m)) and axis.trained:
+            parts = [say("cap_learning", lang, axis=axis.name, **facts)]
+            if m.study.get("baseline") and say("fig_reference") not in d.canvas.said:
+                parts.append(say("cap_baseline", lang, arm=arm(m.study["baseline"], lang)))
         parts += _primary(d, m, lang)
     elif d.name == "heat":
         if over := heat.averaged(m):
@@ -61,7 +65,7 @@ def _primary(d: Drawn, m: Material, lang: str) -> list[str]:
         bands = "cap_bands" if any(p["kind"] == "seed" for p in d.rows) else "cap_bands_only"
         if len({p["panel"] for p in means}) > 1:
             bands = "cap_bands_only"
-        parts.append(say(bands if axis_of(m.study) else "cap_rows", lang, level=LEVEL))
+        parts.append(say(bands if axis_of(m) else "cap_rows", lang, level=LEVEL))
     elif means:
         parts.append(say("cap_seeds", lang))
     if any(p["n"] < p["of"] for p in means):
@@ -74,6 +78,8 @@ def _primary(d: Drawn, m: Material, lang: str) -> list[str]:
         names = list(none)
         shown = ", ".join(names[:6]) + (f" … ({len(names)})" if len(names) > 6 else "")
         parts.append(say("cap_none", lang, names=shown))
+    if any(p["kind"] == "train" for p in d.rows):
+        parts.append(say("cap_train", lang))
     if any(p["kind"] == "imported" for p in d.rows):
         parts.append(say("cap_imported", lang))
     if d.canvas.far:

@@ -18,8 +18,13 @@ CAPTIONS: dict[str, dict[str, str]] = {
         "fig_seconds": "seconds of training",
         "fig_edge": "edge of the grid",
         "fig_all_variants": "all variants",
+        "fig_reference": "(baseline)",
+        "fig_train_split": "train split",
         # under figures
         "cap_primary": "{metric} by condition.",
+        "cap_learning": "{metric} against {axis}: one line an arm, each point trained anew.",
+        "cap_baseline": "Baseline arm: {arm}.",
+        "cap_train": "Thin and dashed: the same arm on the split that it was trained on.",
         "cap_bands": "Lines: means; bands: {level} t-intervals over seeds; points: single seeds. "
         "Arms share their seeds: verdicts rest on differences within a seed and are sharper.",
         "cap_bands_only": "Lines: means; bands: {level} t-intervals over seeds. Arms share their "
@@ -63,7 +68,12 @@ CAPTIONS: dict[str, dict[str, str]] = {
         "fig_seconds": "训练秒数",
         "fig_edge": "网格边缘",
         "fig_all_variants": "所有变体",
+        "fig_reference": "（基线）",
+        "fig_train_split": "训练集",
         "cap_primary": "各条件下的 {metric}。",
+        "cap_learning": "{metric} 随 {axis} 的变化：每组一条线，每个点都是重新训练的。",
+        "cap_baseline": "基线组：{arm}。",
+        "cap_train": "细虚线：同一组在训练集上的结果。",
         "cap_bands": "线为均值，带为各种子的 {level} t 区间，点为单个种子。各组共用种子，"
         "结论依据同一种子内的差值，因此比带所示更精确。",
         "cap_bands_only": "线为均值，带为各种子的 {level} t 区间。各组共用种子，"
