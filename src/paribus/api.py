@@ -114,12 +114,13 @@ class Loaded:
         seen = results_seen(plan, stored) if stored else 0
         if seen or record["amendments"]:
             _amend(record, stored, seen)
-        record["baselines"] = {
-            cid: found["baselines"]
-            for i in plan.items
-            for cid, found in i.look.records.items()
-            if found.get("baselines")
-        }
+        for key in ("baselines", "baseline_slices"):
+            record[key] = {
+                cid: found[key]
+                for i in plan.items
+                for cid, found in i.look.records.items()
+                if found.get(key)
+            }
         return cls(plan.store, record, {i.trial.id: i.look for i in plan.items})
 
     @cached_property

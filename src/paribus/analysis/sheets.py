@@ -13,11 +13,14 @@ from typing import Any
 from paribus.analysis.cells import Results, Row
 from paribus.analysis.compared import Difference, best, differences, need, trivial
 from paribus.analysis.stats import Sample
-from paribus.analysis.tables import Entry, Table, fixed, laid, places, spanned, table
+from paribus.analysis.tables import Entry, Table, Trivial, ends, fixed, laid, places, spanned, table
 from paribus.study.measures import Node
 
 TRIVIAL = "≤"
 """Marks a mean that is no better than a trivial baseline's."""
+
+ITEMS = "items"
+"""Begins the line of how many items each slice holds."""
 
 WAITING = ("planned", "running", "blocked", "interrupted")
 
@@ -56,7 +59,8 @@ class Cell:
 
 @dataclass(frozen=True)
 class Line:
-    """``kind``: variant, imported or trivial; ``cells``: None where a condition is not its own."""
+    """``kind``: variant, imported, trivial or items; ``cells``: None where a condition is not its
+    own."""
 
     kind: str
     name: str
@@ -134,8 +138,16 @@ def sheet(study: Node, t: Table, among: Collection[str] | None = None) -> Sheet:
     for name, values in t.baselines:
         cells = tuple(None if v is None else Cell(spanned(v, d), n=1, of=1) for v in values)
         lines.append(Line("trivial", name, (), cells))
+    for name, values in t.items:
+        counts = tuple(None if v is None else Cell(counted(v), n=1, of=1) for v in values)
+        lines.append(Line("items", f"{ITEMS} {name}".rstrip(), (), counts))
     hidden = len(t.rows) - sum(line.kind == "variant" for line in lines)
     return Sheet(t, tuple(factors), _groups(t), tuple(lines), hidden)
+
+
+def counted(value: Trivial) -> str:
+    """ "1300", or "40…140" where variants have numbers of their own."""
+    return "…".join(f"{x:.0f}" for x in ends(value))
 
 
 def _cell(
@@ -204,7 +216,8 @@ def told(
 
 def title(t: Table) -> str:
     """ "loss (nats/token)"."""
-    return f"{t.metric} ({t.unit})" if t.unit else t.metric
+    name = f"{t.metric} ({t.unit})" if t.unit else t.metric
+    return f"{name} by slice of {t.slices}" if t.slices else name
 
 
 def heads(s: Sheet) -> list[str]:

@@ -7,7 +7,7 @@ import io
 import json
 import math
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -76,6 +76,8 @@ class Table:
     conditions: tuple[Node, ...] = ()  # of the columns
     trivial: Mapping[str, Mapping[str, tuple[float | None, ...]]] = field(default_factory=dict)
     """Variant -> trivial baseline -> its value at each condition."""
+    slices: str = ""  # the condition whose slices the columns are; "": they are conditions
+    items: tuple[tuple[str, tuple[Trivial, ...]], ...] = ()  # how many each slice holds
 
     @cached_property
     def decimals(self) -> int | None:
@@ -159,7 +161,7 @@ def table(
         by_variant.setdefault(trial["variant"], []).append(trial)
     for i, variant in enumerate(study["variants"]):
         trials = by_variant.get(i, [])
-        row = [_entry(results, trials, metric, c) for c in conditions]
+        row = [entry(results, trials, metric, c) for c in conditions]
         rows.append((variant["name"], tuple(row)))
     trivial = _trivial(results, metric, conditions)
     info = study["metrics"][metric]
@@ -177,7 +179,7 @@ def table(
         len(study["seeds"]),
         tuple(labels),
         tuple(rows),
-        tuple(_baselines(study, trivial, conditions)),
+        tuple(grouped(study, trivial, judged(conditions))),
         tuple(baseline(study)),
         tuple(_imported(arm, metric, conditions) for arm in imports),
         tuple(conditions),
@@ -201,22 +203,23 @@ def _trivial(results: Results, metric: str, conditions: Sequence[Node]) -> Known
     return {v: {n: tuple(line) for n, line in of.items()} for v, of in out.items()}
 
 
-def _baselines(
-    study: Node, known: Known, conditions: Sequence[Node]
-) -> list[tuple[str, tuple[Trivial, ...]]]:
+def grouped(
+    study: Node,
+    known: Mapping[str, Mapping[str, tuple[float | None, ...]]],
+    by: Iterable[int],
+) -> Iterator[tuple[str, tuple[Trivial, ...]]]:
     """A line for each trivial baseline; where arms have values of their own, one for each level of
-    the factors that decide those of the test split."""
-    shown = judged(conditions)
-    out: list[tuple[str, tuple[Trivial, ...]]] = []
+    the factors that decide those at the conditions ``by``."""
+    shown = list(by)
     for name in dict.fromkeys(n for of in known.values() for n in of):
         lines = {v: of[name] for v, of in known.items() if name in of}
         for label, who in decided(study, {v: [x[k] for k in shown] for v, x in lines.items()}):
             columns = zip(*(lines[v] for v in who), strict=True)
-            out.append((f"{name} {label}".rstrip(), tuple(_span(c) for c in columns)))
-    return out
+            yield f"{name} {label}".rstrip(), tuple(span(c) for c in columns)
 
 
-def _span(values: Sequence[float | None]) -> Trivial:
+def span(values: Sequence[float | None]) -> Trivial:
+    """The value that all share, or the least and the largest."""
     known = [v for v in values if v is not None]
     if not known:
         return None
@@ -287,13 +290,16 @@ def _imported(arm: Mapping[str, Any], metric: str, conditions: Sequence[Node]) -
     return str(arm["name"]), tuple(out)
 
 
-def _entry(results: Results, trials: Sequence[Node], metric: str, condition: Node) -> Entry | None:
+def entry(
+    results: Results, trials: Sequence[Node], metric: str, condition: Node, slice: str = ""
+) -> Entry | None:
+    """The trials of a variant at a condition; None where it is not theirs."""
     values: dict[int, float] = {}
     states: dict[str, int] = {}
     for trial in trials:
         if condition.get("key") not in trial.get("cells", [condition.get("key")]):
             continue
-        value = results.value(trial, metric, "", condition, chosen=False)
+        value = results.value(trial, metric, slice, condition, chosen=False)
         if isinstance(value, Missing):
             (lost,) = value.cells
             states[lost.status] = states.get(lost.status, 0) + 1

@@ -139,14 +139,16 @@ class Told:
 
     def _sheets(self) -> list[Any]:
         """The primary metric, and others that were measured and are no mere transform of one."""
+        from paribus.analysis import slices
         from paribus.analysis.sheets import sheet
 
         study, m = self.study, self.material
         seen = m.results.seen
         others = [n for n, info in study["metrics"].items()
                   if n in seen and not info.get("transform")]  # fmt: skip
-        return [sheet(study, m.table(n), m.chosen)
-                for n in dict.fromkeys([study["primary"], *others])]  # fmt: skip
+        first, *more = dict.fromkeys([study["primary"], *others])
+        tables = [m.table(first), *slices.tables(m.results), *map(m.table, more)]
+        return [sheet(study, t, m.chosen) for t in tables]
 
     def _findings(self) -> list[dict[str, Any]]:
         """The gravest first; an accepted one last."""

@@ -83,7 +83,8 @@ def _results(c: dict[str, Any], lang: str) -> Iterator[str]:
     reference = " " + say("reference", lang)
     for s in (_spoken(s, lang) for s in c["sheets"]):
         t = s.table
-        yield f"### {_md(sheets.title(t))}"
+        by = f" {say('by_slice', lang, of=t.slices)}" if t.slices else ""
+        yield f"### {_md(sheets.title(replace(t, slices='')) + by)}"
         yield sheets.markdown(s, mark=reference)
         notes = [say(f"better_{t.better}", lang)]
         notes += [say("table_note_md", lang, n=t.n)] if t.n > 1 else [
@@ -91,6 +92,7 @@ def _results(c: dict[str, Any], lang: str) -> Iterator[str]:
         notes += [say("best_note", lang)] if s.marked else []
         notes += [say("trivial_note", lang)] if s.trivial else []
         notes += [say("baselines_note", lang)] if t.baselines else []
+        notes += [say("items_note", lang)] if t.items else []
         notes += [say("imported_note", lang)] if t.imports else []
         notes += [say("hidden_note", lang, n=s.hidden)] if s.hidden else []
         yield f"<sub>{' '.join(notes)}</sub>"
@@ -110,7 +112,10 @@ def _spoken(s: sheets.Sheet, lang: str) -> sheets.Sheet:
     lines = []
     for line in s.lines:
         cells = [x and replace(x, states=states.said(x.states, lang)) for x in line.cells]
-        lines.append(replace(line, cells=tuple(cells)))
+        name = line.name
+        if line.kind == "items":
+            name = say("items", lang) + name.removeprefix(sheets.ITEMS)
+        lines.append(replace(line, name=name, cells=tuple(cells)))
     return replace(s, lines=tuple(lines))
 
 

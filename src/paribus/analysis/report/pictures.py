@@ -23,7 +23,8 @@ def caption(d: Drawn, m: Material, lang: str) -> str:
         facts |= {"rows": rows, "columns": columns}
     if d.name == "tuning":
         facts["rule"] = next(f["tuned"] for f in m.study["factors"] if f.get("tuned"))
-    parts = [say(d.caption, lang, **facts)]
+    sliced = d.name.startswith("slices-")
+    parts = [] if sliced else [say(d.caption, lang, **facts)]
     if d.name == "primary":
         if (axis := axis_of(m)) and axis.trained:
             parts = [say("cap_learning", lang, axis=axis.name, **facts)]
@@ -43,6 +44,8 @@ def caption(d: Drawn, m: Material, lang: str) -> str:
             parts.append(say("cap_colours", lang, factor=factor))
         if any(p["n"] > 1 for p in d.rows):
             parts[0] = say("cap_curves_mean", lang)
+    elif sliced:
+        parts = _slices(d, m, lang)
     elif d.name == "cost" and d.rows[0]["cost"] == "seconds":
         parts.append(say("cap_shared", lang))
     return ("" if lang == "zh" else " ").join(parts)
@@ -84,6 +87,21 @@ def _primary(d: Drawn, m: Material, lang: str) -> list[str]:
         parts.append(say("cap_imported", lang))
     if d.canvas.far:
         parts.append(say("cap_far", lang, names=", ".join(sorted(d.canvas.far))))
+    return parts
+
+
+def _slices(d: Drawn, m: Material, lang: str) -> list[str]:
+    means = [p for p in d.rows if p["kind"] == "mean"]
+    parts = [say("cap_slices", lang, metric=means[0]["metric"])]
+    if any(p["low"] is not None for p in means):
+        parts.append(say("cap_rows_only", lang, level=LEVEL))
+    if any(p["kind"] == "baseline" for p in d.rows):
+        parts.append(say("cap_sliced_trivial", lang))
+    if (axis := axis_of(m)) and axis.trained:
+        levels = ", ".join(axis.values)
+        parts.append(say("cap_along", lang, factor=axis.name, levels=levels))
+    if any(p["n"] < p["of"] for p in means):
+        parts.append(say("cap_hollow", lang))
     return parts
 
 
