@@ -188,6 +188,29 @@ class Loaded:
 
         return words.lines(self.verdicts()) or "no hypotheses"
 
+    def learned(self) -> list[dict[str, Any]]:
+        """Each variant at each judged condition against each trivial baseline: the difference, its
+        interval, and how it stands; exploratory."""
+        found = self._learned[0]
+        return records.typed(found.data(), self.study) if found else []
+
+    def learned_text(self, lang: str = "en") -> str:
+        """What each arm learned, a line an arm, and how to read it; "" without baselines."""
+        from paribus.analysis import telling
+
+        found, material = self._learned
+        if found is None:
+            return ""
+        return f"{telling.lines(found, material, lang)}\n{telling.note(found, lang)}"
+
+    @cached_property
+    def _learned(self) -> tuple[Any, Any]:
+        from paribus.analysis.learned import learned
+        from paribus.analysis.plots import Material
+
+        material = Material(self.study, self._rows)
+        return (learned(material) if material.any else None), material
+
     def table(
         self, metric: str | None = None, *, differences: bool = False, form: str = "text"
     ) -> str:

@@ -357,7 +357,7 @@ def do_verdicts(o: Namespace) -> int:
     if o.json:
         emit([v.data() for v in loaded.verdicts()])
     else:
-        print(loaded.verdict_text())
+        print("\n\n".join(filter(None, [loaded.verdict_text(), loaded.learned_text()])))
     return OK
 
 

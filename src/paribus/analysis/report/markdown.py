@@ -23,6 +23,7 @@ def page(told: Told, lang: str, folder: str) -> str:
         *_head(told, c, lang),
         *_answer(told, c, lang, folder),
         *_results(c, lang),
+        *_learned(c, lang),
         *_pictures(told, c, lang, folder),
         *_claims(c, lang),
         *_registration(c, lang),
@@ -105,6 +106,16 @@ def _results(c: dict[str, Any], lang: str) -> Iterator[str]:
                 + f"\n\n<sub>{say('diff_note', lang, of=say('of_ppl' if of else 'of_mean', lang))}"
                 "</sub>",
             )
+
+
+def _learned(c: dict[str, Any], lang: str) -> Iterator[str]:
+    if not (found := c["learned"]):
+        return
+    yield f"## {say('learned', lang)}"
+    colon = say("colon", lang)
+    yield "\n".join(f"- **{_md(s['arms'][lang])}**{colon}{_md(s['text'][lang])}"
+                    for s in found["said"])  # fmt: skip
+    yield f"<sub>{_md(found['note'][lang])}</sub>"
 
 
 def _spoken(s: sheets.Sheet, lang: str) -> sheets.Sheet:
