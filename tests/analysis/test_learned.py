@@ -22,6 +22,11 @@ def made(record, data):
     return m, learned(m)
 
 
+def told(found, m, lang="en"):
+    """Arms -> what is said of them."""
+    return {s.arms: str(s) for s in telling.sentences(found, m, lang)}
+
+
 def against(found, variant, baseline):
     (row,) = [r for r in found.rows if r.variant == variant]
     return next(a for a in row.against if a.baseline == baseline)
@@ -96,7 +101,7 @@ def test_lower_is_better():
     assert (a.baseline, a.stands, a.better) == ("unigram", "above", 5)
     assert a.effect < 0 < a.gain
     assert a.low < a.effect < a.high < 0
-    said = dict(telling.sentences(found, m))
+    said = told(found, m)
     assert said["rope"].startswith("length=128 … 512: better than unigram (−1.10 … −0.996), ")
 
 
@@ -107,7 +112,7 @@ def test_one_seed_describes():
     a = against(found, "5-1024-lowrank", "majority")
     assert (a.above, a.low, a.stands) == (None, None, "over")
     assert against(found, "5-1024-lowrank", "membership").stands == "under"
-    said = dict(telling.sentences(found, m))
+    said = told(found, m)
     assert "above majority (+0.0" in said["V=5, lowrank"]
     assert "not tested" not in said["V=5, lowrank"]
     assert "One seed shows no spread" in telling.note(found)
@@ -121,7 +126,7 @@ def test_fewer_seeds_than_planned_describe():
     a = against(found, "5-1024-lowrank", "majority")
     assert (a.n, a.of, a.above, a.stands) == (2, 3, None, "over")
     assert found.tests == 36
-    assert "above majority, not tested" in dict(telling.sentences(found, m))["V=5, lowrank"]
+    assert "above majority, not tested" in told(found, m)["V=5, lowrank"]
     assert "lack seeds" in telling.note(found)
 
 
@@ -160,7 +165,7 @@ def test_slices_against_the_baselines_there(sixty):
     assert lone.against["majority"] == (pytest.approx(lone.mean - 1), -1)
     assert lone.against["membership"] == (pytest.approx(lone.mean), 1)
     assert parts["hops=0"].against["majority"][1] == 1
-    said = dict(telling.sentences(found, sixty[0]))["V=5, standard"]
+    said = told(found, sixty[0])["V=5, standard"]
     assert "Slices at N=4096: against majority above on hops=0, 1, 2, 3 & present=both" in said
     assert f"weakest on hops=unconnected: {lone.mean:.3f}." in said
 
@@ -183,7 +188,7 @@ def test_no_way_is_taken_where_seeds_disagree_or_are_near():
 def test_without_baselines_of_slices_the_weakest_is_named():
     record = sampled.study(sliced=False)
     m, found = made(record, sampled.rows(record))
-    said = dict(telling.sentences(found, m))["V=20, lowrank"]
+    said = told(found, m)["V=20, lowrank"]
     assert "Slices at N=4096: weakest on hops=unconnected: 0.0" in said
     assert "against" not in said
 
@@ -193,16 +198,16 @@ def test_without_baselines_of_slices_the_weakest_is_named():
 
 def test_levels_at_which_an_arm_stands_alike_are_one_step(sixty):
     m, found = sixty
-    said = telling.sentences(found, m)
-    assert [who for who, _ in said] == [
+    said = told(found, m)
+    assert list(said) == [
         "V=5, standard", "V=5, lowrank", "V=20, standard", "V=20, lowrank",
     ]  # fmt: skip
-    text = dict(said)["V=5, standard"]
+    text = said["V=5, standard"]
     assert text.startswith("N=256: not shown above majority (+0.015 [+0.012, +0.019]; 3 of 3 seeds "
                            "better), below membership (−0.239 [")  # fmt: skip
     assert "N=512, 1024: above majority (+0.071 … +0.185), below membership" in text
     assert text.endswith(".") and ".." not in text
-    chinese = dict(telling.sentences(found, m, "zh"))["V=5, standard"]
+    chinese = told(found, m, "zh")["V=5, standard"]
     assert "N=256：未证实高于 majority（+0.015" in chinese
     assert chinese.endswith("。") and "(" not in chinese
 
@@ -211,15 +216,14 @@ def test_many_arms_of_which_the_same_is_said_share_a_sentence():
     parts = [Factor(n, list("abcd"), f"model.{n}") for n in "xy"]
     record = synthetic.study(parts, seeds=5)
     m, found = made(record, synthetic.rows(record, lambda v, c: 2.0 + 2 * (v["x"] == "d")))
-    said = telling.sentences(found, m)
-    assert [who for who, _ in said] == [
+    said = told(found, m)
+    assert list(said) == [
         "a-a, a-b, a-c, a-d, b-a and 7 more", "d-a, d-b, d-c, d-d",
     ]  # fmt: skip
-    assert "worse than unigram (+" in said[1][1]
+    assert "worse than unigram (+" in said["d-a, d-b, d-c, d-d"]
     record = synthetic.study(parts, seeds=5)
     m, found = made(record, synthetic.rows(record, lambda v, c: 2.0))
-    ((who, _),) = telling.sentences(found, m)
-    assert who == "all 16 arms"
+    assert list(told(found, m)) == ["all 16 arms"]
 
 
 def test_small_and_whole_shares_keep_their_digits(sixty):
@@ -231,15 +235,15 @@ def test_small_and_whole_shares_keep_their_digits(sixty):
 
 def test_the_report_has_the_section(sixty):
     record = sixty[0].study
-    told = Told(record, sampled.rows(record))
-    page, text, chinese = told.html(), told.markdown(), told.markdown("zh")
+    report = Told(record, sampled.rows(record))
+    page, text, chinese = report.html(), report.markdown(), report.markdown("zh")
     for part in ('id="learned"', "V=5, standard", "above majority?", "each comparison (40)",
                  "not shown above majority", "未证实高于 majority"):  # fmt: skip
         assert part in page, part
     assert "## What each arm learned" in text
     assert "- **V=20, lowrank**: N=256, 512: above majority" in text
     assert "## 各组学到了什么" in chinese
-    table = told.context()["learned"]["compared"]
+    table = report.context()["learned"]["compared"]
     assert (len(table["rows"]), table["names"]) == (20, ["majority", "membership"])
 
 

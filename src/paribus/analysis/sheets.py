@@ -127,7 +127,9 @@ def sheet(study: Node, t: Table, among: Collection[str] | None = None) -> Sheet:
             continue
         against, apart = compared.get(name, ("", (None,) * len(row)))
         cells = tuple(
-            _cell(e, d, name in marks[k], trivial(t, k, name), apart[k]) if e else None
+            _cell(e, d, name in marks[k], not t.slices and trivial(t, k, name), apart[k])
+            if e
+            else None
             for k, e in enumerate(row)
         )
         tags = tuple("–" if levels[name].get(f) is None else str(levels[name][f]) for f in factors)

@@ -95,6 +95,8 @@ class Table:
         if not means or not 1e-4 <= means[len(means) // 2] < 1e7:
             return None if means else 0
         least = places(means[len(means) // 2], 4)
+        if self.slices:  # of few items each
+            return places(max(1.0, means[-1]), 4)
         if not spreads:
             return least
         return max(least, min(places(spreads[0], 2), places(spreads[len(spreads) // 2], 3)))

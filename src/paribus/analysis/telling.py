@@ -30,18 +30,40 @@ class Said(NamedTuple):
     steps: tuple[tuple[Step, ...], ...]  # of each arm
 
 
-def sentences(found: Learned, m: Material, lang: str = "en") -> list[tuple[str, str]]:
-    """(arms, what is said of them), in the order of the study."""
+class Sentence(NamedTuple):
+    """``steps``: along the axis how the arms stand; ``parts``: of slices, or ""."""
+
+    arms: str
+    steps: tuple[str, ...]
+    parts: str
+    lang: str
+
+    def __str__(self) -> str:
+        stop = say("stop", self.lang)
+        text = say("list_then", self.lang).join(self.steps) + stop
+        return (text + (self.parts + stop if self.parts else "")).rstrip()
+
+
+def sentences(found: Learned, m: Material, lang: str = "en") -> list[Sentence]:
+    """What is said of each arm, in the order of the study."""
     said = _said(found, m)
     every = sum(len(s.arms) for s in said)
-    return [(_arms(s.arms, every, lang), _sentence(found, s, lang)) for s in said]
+    return [
+        Sentence(
+            _arms(s.arms, every, lang),
+            tuple(_stepped(found, s, lang)),
+            _parts(found, s, lang) if len(s.arms) == 1 else "",
+            lang,
+        )
+        for s in said
+    ]
 
 
 def lines(found: Learned, m: Material, lang: str = "en") -> str:
     """A line an arm, for the terminal."""
     head = say("learned_short" if found.tests else "learned_short_one", lang, metric=found.metric)
     colon = say("colon", lang)
-    return "\n".join([head, *(f"  {who}{colon}{what}" for who, what in sentences(found, m, lang))])
+    return "\n".join([head, *(f"  {s.arms}{colon}{s}" for s in sentences(found, m, lang))])
 
 
 def note(found: Learned, lang: str = "en") -> str:
@@ -175,22 +197,16 @@ def _arms(arms: Sequence[str], every: int, lang: str) -> str:
 # ── words ───────────────────────────────────────────────────────────────────────────────────
 
 
-def _sentence(found: Learned, s: Said, lang: str) -> str:
-    bits = []
+def _stepped(found: Learned, s: Said, lang: str) -> Iterator[str]:
     for steps in zip(*s.steps, strict=True):  # the same step of each arm
         rows = [r for step in steps for r in step.rows]
         said = []
         for k in range(len(rows[0].against)):
             every = [r.against[k] for r in rows]
-            said.append(f"{_stands(found, every[0], lang)} ({_amount(found, every, lang)})")
+            amount = _amount(found, every, lang)
+            said.append(say("amount", lang, said=_stands(found, every[0], lang), amount=amount))
         where = f"{steps[0].where}{say('colon', lang)}" if steps[0].where else ""
-        bits.append(where + say("list_and", lang).join(said))
-    text = say("list_then", lang).join(bits)
-    if lang == "zh":
-        text = text.replace(" (", "（").replace(")", "）")
-    parts = _parts(found, s, lang) if len(s.arms) == 1 else ""
-    stop = say("stop", lang)
-    return (text + stop + (parts + stop if parts else "")).rstrip()
+        yield where + say("list_and", lang).join(said)
 
 
 def _stands(found: Learned, a: Against, lang: str) -> str:

@@ -162,12 +162,8 @@ class Told:
             return None
         said = {g: telling.sentences(found, self.material, g) for g in LANGUAGES}
         return {
-            "said": [
-                {"arms": dict(zip(LANGUAGES, arms, strict=True)),
-                 "text": dict(zip(LANGUAGES, texts, strict=True))}
-                for arms, texts in (zip(*pair, strict=True)
-                                    for pair in zip(*said.values(), strict=True))
-            ],
+            "said": [dict(zip(LANGUAGES, pair, strict=True))
+                     for pair in zip(*said.values(), strict=True)],
             "note": {g: telling.note(found, g) for g in LANGUAGES},
             "compared": telling.compared(found),
             "better": found.better,

@@ -22,8 +22,8 @@ def page(told: Told, lang: str, folder: str) -> str:
     parts = [
         *_head(told, c, lang),
         *_answer(told, c, lang, folder),
-        *_results(c, lang),
         *_learned(c, lang),
+        *_results(c, lang),
         *_pictures(told, c, lang, folder),
         *_claims(c, lang),
         *_registration(c, lang),
@@ -113,7 +113,7 @@ def _learned(c: dict[str, Any], lang: str) -> Iterator[str]:
         return
     yield f"## {say('learned', lang)}"
     colon = say("colon", lang)
-    yield "\n".join(f"- **{_md(s['arms'][lang])}**{colon}{_md(s['text'][lang])}"
+    yield "\n".join(f"- **{_md(s[lang].arms)}**{colon}{_md(str(s[lang]))}"
                     for s in found["said"])  # fmt: skip
     yield f"<sub>{_md(found['note'][lang])}</sub>"
 
