@@ -205,3 +205,23 @@ def test_the_caption_says_what_the_lines_are():
     for text in ("accuracy against N: one line an arm", "the split that it was trained on",
                  "每个点都是重新训练的"):  # fmt: skip
         assert text in page, text
+
+
+def test_conditions_without_the_axis_of_others_have_a_figure_of_their_own():
+    record = synthetic.study([N, MODEL], seeds=2, baseline={"model": ["standard"]})
+    record["conditions"].append(
+        {"evaluation": "own", "key": "own", "levels": {"length": None}, "split": "test"}
+    )
+    for trial in record["trials"]:
+        trial["cells"] = {**trial["cells"], "own": "own"}
+    data = synthetic.rows(record, lambda v, c: 2.0 - int(v["N"]) / 1e4)
+    report = Told(record, data)
+    found = {d.name: d for d in report.drawn}
+    assert {p["x"] for p in kind(found["primary"].rows, "mean")} == {128, 256, 512}
+    means = kind(found["learning"].rows, "mean")
+    assert {(p["label"], p["x"]) for p in means} == {
+        (m, n) for m in ("standard", "lowrank") for n in (256, 512, 1024, 2048, 4096)
+    }
+    assert "loss against N: one line an arm" in report.html()
+    record = synthetic.study([N, MODEL], seeds=2)
+    assert axes.learning(Material(record, [])) is None

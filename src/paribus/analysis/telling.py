@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from paribus.analysis.learned import ALPHA, LEVEL, Against, Learned, Row
 from paribus.analysis.plots.material import Material, is_number
-from paribus.analysis.words import number, say
+from paribus.analysis.words import number, p_value, say
 
 EACH = 8  # arms that have a sentence each; of more, arms of which the same is said share one
 NAMED = 6  # arms that such a sentence names
@@ -83,8 +83,8 @@ def note(found: Learned, lang: str = "en") -> str:
 def compared(found: Learned) -> dict[str, Any] | None:
     """Every comparison for the page, {"names", "several", "rows"}: a row a variant and condition, a
     cell a baseline; None where they are too many to be read."""
-    n = sum(len(r.against) for r in found.rows)
-    if n > LISTED:
+    total = sum(len(r.against) for r in found.rows)
+    if total > LISTED:
         return None
     names = list(dict.fromkeys(a.baseline for r in found.rows for a in r.against))
     rows = []
@@ -92,12 +92,14 @@ def compared(found: Learned) -> dict[str, Any] | None:
         of = {a.baseline: a for a in r.against}
         cells = [(a := of.get(name)) and {
             "stands": a.stands, "said": {g: say(f"is_{a.stands}", g) for g in LANGUAGES},
-            "effect": _signed(found, a.effect), "range": _interval(found, a), "p": a.above,
+            "effect": _signed(found, a.effect), "range": _interval(found, a),
+            "p": "" if a.above is None else f"p = {p_value(a.above)}".replace("= <", "<"),
         } for name in names]  # fmt: skip
+        n, all_ = r.against[0].n, r.against[0].of
         rows.append({"variant": r.variant, "condition": r.label, "mean": _value(found, r.mean),
-                     "cells": cells, "n": f"{r.against[0].n}/{r.against[0].of}"})  # fmt: skip
+                     "cells": cells, "n": str(n) if n == all_ else f"{n}/{all_}"})  # fmt: skip
     several = len({r.label for r in found.rows}) > 1
-    return {"names": names, "several": several, "rows": rows, "n": n}
+    return {"names": names, "several": several, "rows": rows, "n": total}
 
 
 def _interval(found: Learned, a: Against) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
 
-from paribus.analysis.plots import cost, forest, heat, lines, slices, training, tuning
+from paribus.analysis.plots import axes, cost, forest, heat, lines, slices, training, tuning
 from paribus.analysis.plots.canvas import Canvas, styled
 from paribus.analysis.plots.material import Material as Material
 from paribus.analysis.plots.material import Point
@@ -72,6 +72,9 @@ def figures(m: Material) -> Iterator[Drawn]:
     chosen = [first] if first else []
     if m.any and first is PRIMARY and heat.wanted(m):
         chosen.append(HEAT)
+    if m.any and len(m.chosen) <= DRAWN and (axis := axes.learning(m)):
+        chosen.append(Figure("learning", "cap_learning", partial(lines.data, axis=axis),
+                             partial(lines.draw, axis=axis)))  # fmt: skip
     for figure in (*chosen, *sliced(m), *FIGURES):
         if rows := figure.data(m):
             with styled():

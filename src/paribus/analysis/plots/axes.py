@@ -66,6 +66,16 @@ def axis_of(m: Material) -> Axis | None:
     return Axis(found, name is None, {v["tag"]: float(v["value"]) for v in m.levels(found)})
 
 
+def learning(m: Material) -> Axis | None:
+    """A second axis, of training: for conditions that judge and lack the axis that others have."""
+    first, name = conditioned(m.study), trained(m)
+    t = m.table()
+    if first is None or name is None or all(t.conditions[k]["levels"].get(first)
+                                            for k in judged(t.conditions)):  # fmt: skip
+        return None
+    return Axis(name, True, {v["tag"]: float(v["value"]) for v in m.levels(name)})
+
+
 def _numeric(factor: Node, least: int) -> bool:
     levels = factor["levels"]
     return len(levels) >= least and all(is_number(v["value"]) for v in levels)

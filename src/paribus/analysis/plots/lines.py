@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from paribus.analysis.plots.axes import Axis, Lines, axis_of, geometric, lines
+from paribus.analysis.plots.axes import Axis, Lines, axis_of, conditioned, geometric, lines
 from paribus.analysis.plots.canvas import (
     COLOURS,
     DASHES,
@@ -31,16 +31,16 @@ SMALL: dict[str, Any] = {"fontsize": 8.5, "linespacing": 1.1}
 ROWS = 40  # variants that a figure with a row for each can hold
 
 
-def data(m: Material, metric: str | None = None) -> list[Point]:
+def data(m: Material, metric: str | None = None, axis: Axis | None = None) -> list[Point]:
     """A point for each mean, seed, trivial baseline and imported value: {"kind", "panel", "series",
     "place", "x", "y", "n", "of", "low", "high", "seed", "label"}; "train" is the mean on the split
     that was trained on.  [] where the lines are too many to be told apart."""
-    axis = axis_of(m)
+    axis = axis or axis_of(m)
     if axis is None:
         return _rows(m, metric)
     t, drawn = m.table(metric), lines(m, axis, metric)
     out: list[Point] = []
-    for k, place, kind in _shown(t.conditions, axis):
+    for k, place, kind in _shown(t.conditions, axis, conditioned(m.study)):
         here: Point = {"panel": "", "place": place}
         tag = t.conditions[k]["levels"].get(axis.name)
         for name, row in t.rows:
@@ -58,12 +58,16 @@ def data(m: Material, metric: str | None = None) -> list[Point]:
     return _arranged(m, out, axis, drawn)
 
 
-def _shown(conditions: Sequence[Node], axis: Axis) -> Iterator[tuple[int, str, str]]:
+def _shown(
+    conditions: Sequence[Node], axis: Axis, first: str | None
+) -> Iterator[tuple[int, str, str]]:
     """(index, what is special about it, "mean" or "train") of each condition that has a place on
-    the axis.  Where one alone judges what was trained, the training split stands beside it."""
-    here = [k for k, c in enumerate(conditions) if axis.trained or c["levels"].get(axis.name)]
+    the axis; on one of training those have it that are not on the ``first``, of conditions.  Where
+    one alone judges what was trained, the training split stands beside it."""
+    name = first if axis.trained else axis.name
+    here = [k for k, c in enumerate(conditions) if bool(c["levels"].get(name)) != axis.trained]
     if axis.trained:
-        main = judged(conditions)
+        main = [k for k in judged(conditions) if k in here]
         train = [k for k in here if conditions[k].get("split") == "train" and k not in main]
         yield from ((k, "", "train") for k in train if len(main) == len(train) == 1)
         here = main if len(main) == len(train) == 1 else sorted({*main, *train})
@@ -159,8 +163,10 @@ def _trivial(points: Sequence[Point], panel: str) -> Iterator[Point]:
                            "series": label, "y": y}  # fmt: skip
 
 
-def draw(points: Sequence[Point], m: Material, metric: str | None = None) -> Canvas:
-    axis = axis_of(m)
+def draw(
+    points: Sequence[Point], m: Material, metric: str | None = None, axis: Axis | None = None
+) -> Canvas:
+    axis = axis or axis_of(m)
     return _lines(points, m, metric, axis) if axis else _points(points, m, metric)
 
 
@@ -180,7 +186,8 @@ def _lines(points: Sequence[Point], m: Material, metric: str | None, axis: Axis)
     size = (7.6, 4.3) if len(panels) == 1 else (7.6, 0.9 + (each + 0.12 * deep) * rows)
     # What is asked may be another task in each panel, as its trivial baselines tell.
     sharey = len(panels) > 1 and not (axis.trained and _own_baselines(points))
-    canvas = m.canvas("primary", size, rows, columns, sharex=True, sharey=sharey)
+    name = "learning" if axis.trained and conditioned(m.study) else "primary"
+    canvas = m.canvas(name, size, rows, columns, sharex=True, sharey=sharey)
     flat = [ax for line in canvas.axes for ax in line]
     xs = sorted({p["x"] for p in points})
     trained = None if axis.trained else m.study.get("trained", {}).get(axis.name)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from paribus.analysis.plots import DRAWN, Drawn, Material, heat
-from paribus.analysis.plots.axes import axis_of
+from paribus.analysis.plots.axes import axis_of, learning
 from paribus.analysis.plots.canvas import styled
 from paribus.analysis.words import arm, say
 
@@ -23,11 +23,13 @@ def caption(d: Drawn, m: Material, lang: str) -> str:
         facts |= {"rows": rows, "columns": columns}
     if d.name == "tuning":
         facts["rule"] = next(f["tuned"] for f in m.study["factors"] if f.get("tuned"))
+    axis = learning(m) if d.name == "learning" else axis_of(m)
+    facts["axis"] = axis.name if axis else ""
     sliced = d.name.startswith("slices-")
     parts = [] if sliced else [say(d.caption, lang, **facts)]
-    if d.name == "primary":
-        if (axis := axis_of(m)) and axis.trained:
-            parts = [say("cap_learning", lang, axis=axis.name, **facts)]
+    if d.name in ("primary", "learning"):
+        if axis and axis.trained:
+            parts = [say("cap_learning", lang, **facts)]
             if m.study.get("baseline") and say("fig_reference") not in d.canvas.said:
                 parts.append(say("cap_baseline", lang, arm=arm(m.study["baseline"], lang)))
         parts += _primary(d, m, lang)
