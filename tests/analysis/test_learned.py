@@ -237,7 +237,7 @@ def test_the_report_has_the_section(sixty):
     record = sixty[0].study
     report = Told(record, sampled.rows(record))
     page, text, chinese = report.html(), report.markdown(), report.markdown("zh")
-    for part in ('id="learned"', "V=5, standard", "above majority?", "each comparison (40)",
+    for part in ('id="learned"', "V=5, standard", "above majority?", "each comparison (40; p",
                  "not shown above majority", "未证实高于 majority"):  # fmt: skip
         assert part in page, part
     assert "## What each arm learned" in text
@@ -268,3 +268,53 @@ def test_the_data_of_every_comparison(sixty):
     rows = found.data()
     assert len(rows) == 40
     assert rows[0].keys() >= {"variant", "baseline", "difference", "low", "high", "p", "stands"}
+
+
+# ── from a home ─────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_records_of_a_home_hold_slices_and_their_baselines(tmp_path, monkeypatch, capsys):
+    """What the engine publishes: "baselines" and "baseline_slices" beside "slices"."""
+    from paribus import parts
+    from paribus.api import Loaded
+    from paribus.cli import main
+    from paribus.text import paths
+
+    from . import homes
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PARIBUS_HOME", raising=False)
+    stub = homes.made(tmp_path)
+    try:
+        for k, (name, item) in enumerate(stub.items.items()):
+            homes.train(stub, name)
+            for cell in item.cells:
+                value = 0.6 + 0.2 * name.startswith("rope") + 0.001 * k
+                part = {"accuracy": {"value": value - 0.1, "count": 16.0}}
+                with stub._claim(item, cell) as claim:
+                    claim.publish({
+                        "status": "done", "seconds": 0.5, "size": 8,
+                        "metrics": {"accuracy": {"value": value, "count": 32.0},
+                                    "loss": {"value": 1 - value, "count": 32.0}},
+                        "slices": {"far=1": part, "far=2": part},
+                        "baselines": {"chance": {"accuracy": 0.5, "loss": 0.5}},
+                        "baseline_slices": {"chance": {"far=1": {"accuracy": 0.4},
+                                                       "far=2": {"accuracy": 0.9}}},
+                    })  # fmt: skip
+        loaded = Loaded.of(stub.plan.again())
+        assert len(loaded.study["baseline_slices"]) == len({c.id for i in stub.items.values()
+                                                            for c in i.cells})  # fmt: skip
+        loaded.study["primary"] = "accuracy"
+        rows = loaded.learned()
+        assert {(r["baseline"], r["n"]) for r in rows} == {("chance", 2)}
+        assert len(rows) == 4 * 2
+        text = loaded.learned_text()
+        assert "What each arm learned (accuracy, exploratory):" in text
+        assert "against chance above on far=1, below on far=2" in text
+        assert "探索性" in loaded.learned_text("zh")
+        main(["verdicts", "shared.py"])
+        assert "What each arm learned" in capsys.readouterr().out
+    finally:
+        stub.close()
+        parts.use_local(None)
+        paths.use_base(None)
