@@ -212,18 +212,26 @@ class Loaded:
         return (learned(material) if material.any else None), material
 
     def table(
-        self, metric: str | None = None, *, differences: bool = False, form: str = "text"
+        self,
+        metric: str | None = None,
+        *,
+        differences: bool = False,
+        slices: bool = False,
+        form: str = "text",
     ) -> str:
         """A metric's pivot: variants by conditions.
 
         Args:
             metric: default: the study's primary one.
             differences: to the baseline arm, in place of the values.
+            slices: a column a slice, in place of conditions; a table for each with slices.
             form: "text", "markdown" or "latex".
         """
         from paribus.analysis import sheets
 
-        return sheets.told(self.study, self._rows, metric, differences, form, self.imports())
+        return sheets.told(
+            self.study, self._rows, metric, differences, form, self.imports(), slices
+        )
 
     def csv(
         self, wide: bool = False, metric: str | None = None, *, differences: bool = False

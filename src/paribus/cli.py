@@ -158,6 +158,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--format", choices=FORMATS, help="default: by the file's name")
     p.add_argument("--metric", help="which metric (default: the study's primary one)")
     p.add_argument("--differences", action="store_true", help="beside the baseline arm's values")
+    p.add_argument("--slices", action="store_true", help="a column a slice of the items")
     p.add_argument("-o", "--output", help="a file; an existing one is replaced")
     p.add_argument("--wide", action="store_true", help="one column a metric (the study's columns=)")
     verb("verdicts", "hypotheses: supported, refuted or inconclusive", _study, _json)

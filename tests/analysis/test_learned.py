@@ -312,6 +312,11 @@ def test_the_records_of_a_home_hold_slices_and_their_baselines(tmp_path, monkeyp
         assert "What each arm learned (accuracy, exploratory):" in text
         assert "against chance above on far=1, below on far=2" in text
         assert "探索性" in loaded.learned_text("zh")
+        assert main(["results", "shared.py", "--slices"]) == 0
+        out = capsys.readouterr().out
+        assert "accuracy by slice of" in out and "far=2" in out
+        assert main(["results", "shared.py", "--slices", "--format", "csv"]) == 2
+        assert "a row a slice" in capsys.readouterr().err
         main(["verdicts", "shared.py"])
         assert "What each arm learned" in capsys.readouterr().out
     finally:

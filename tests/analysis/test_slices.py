@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from paribus.analysis import slices
+from paribus.analysis import sheets, slices
 from paribus.analysis.cells import Results
 from paribus.analysis.plots import Material, figures
 from paribus.analysis.plots import slices as drawn
 from paribus.analysis.report import Told, files
+from paribus.errors import SpecError
 from paribus.study.factors import Factor
 
 from . import sampled, synthetic
@@ -131,6 +132,23 @@ def test_files_of_slices(told):
         files.paper(told)
     ).keys()
     assert drawn.plain("Größe: x/y") == "größe--x-y"
+
+
+def test_tables_for_other_programs(told):
+    record = told.study
+    text = sheets.told(record, told.rows, None, False, "text", sliced=True)
+    lines = text.splitlines()
+    assert lines[0] == "accuracy by slice of test, higher is better; mean ± sd over 3 seeds"
+    assert any(line.split()[:3] == ["items", "1300", "950"] for line in lines)
+    recall = sheets.told(record, told.rows, "recall", False, "markdown", sliced=True)
+    assert recall.startswith("recall by slice of test, higher is better")
+    apart = sheets.told(record, told.rows, None, True, "latex", sliced=True)
+    assert "difference to the baseline arm" in apart
+    with pytest.raises(SpecError, match="did you mean 'recall'"):
+        sheets.told(record, told.rows, "recal", False, "text", sliced=True)
+    plain = synthetic.study()
+    with pytest.raises(SpecError, match=r"no results by slice: Eval\(..., by="):
+        sheets.told(plain, synthetic.rows(plain, known), None, False, "text", sliced=True)
 
 
 def test_a_study_without_slices_has_none_of_it():

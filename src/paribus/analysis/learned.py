@@ -88,6 +88,7 @@ class Learned:
     better: str
     share: bool
     sliced: str
+    sliced_better: str
     rows: tuple[Row, ...]
     axis: Axis | None
 
@@ -149,7 +150,8 @@ def learned(m: Material) -> Learned | None:
     sliced = next((slices.metric_of(results, c) for c in slices.conditions(results)), t.metric)
     order = {n: i for i, n in enumerate(m.chosen)}
     rows.sort(key=lambda r: order[r.variant])
-    return Learned(t.metric, t.unit, t.better, share, sliced, _decided(rows), axis_of(m))
+    turn = study["metrics"][sliced]["better"]
+    return Learned(t.metric, t.unit, t.better, share, sliced, turn, _decided(rows), axis_of(m))
 
 
 def _against(t: Table, name: str, k: int, e: Entry, share: bool, tries: int) -> Iterator[Against]:

@@ -14,6 +14,7 @@ from paribus.analysis.cells import Results, Row
 from paribus.analysis.compared import Difference, best, differences, need, trivial
 from paribus.analysis.stats import Sample
 from paribus.analysis.tables import Entry, Table, Trivial, ends, fixed, laid, places, spanned, table
+from paribus.errors import SpecError
 from paribus.study.measures import Node
 
 TRIVIAL = "≤"
@@ -195,12 +196,26 @@ def told(
     apart: bool,
     form: str,
     imports: Sequence[Mapping[str, Any]] = (),
+    sliced: bool = False,
 ) -> str:
-    """A metric's table as text, Markdown or LaTeX; ``apart``: differences to the baseline arm."""
+    """A metric's table as text, Markdown or LaTeX; ``apart``: differences to the baseline arm;
+    ``sliced``: a table for each condition with slices, a column a slice."""
+    from paribus.analysis import slices
+
     if apart:
         need(study)
     results = Results(study, records)
-    t = table(study, results, metric, imports=imports)
+    if not sliced:
+        return _told(study, results, table(study, results, metric, imports=imports), apart, form)
+    found = [_told(study, results, t, apart, form) for t in slices.tables(results, metric)]
+    if not found:
+        raise SpecError(
+            f"study {study['name']!r} has no results by slice: Eval(..., by=(...)) names slices"
+        )
+    return "\n\n".join(found)
+
+
+def _told(study: Node, results: Results, t: Table, apart: bool, form: str) -> str:
     if form == "text" and not apart:
         return laid(t, t.texts(), "1 seed" if t.n == 1 else f"mean ± sd over {t.n} seeds")
     s = sheet(study, t, {study["variants"][i]["name"] for i in results.chosen})

@@ -11,7 +11,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from paribus.analysis.cells import Results, condition_label
-from paribus.analysis.tables import Entry, Table, Trivial, decided, entry, grouped, span, table
+from paribus.analysis.tables import (
+    Entry,
+    Table,
+    Trivial,
+    decided,
+    entry,
+    grouped,
+    need,
+    span,
+    table,
+)
 from paribus.study.measures import Node
 
 SHOWN = 4  # conditions of an evaluation whose slices are shown; of more the last alone
@@ -52,7 +62,7 @@ def natural(level: str) -> tuple[bool, float, str]:
 def metric_of(results: Results, condition: Node) -> str:
     """The metric that slices are shown by: the primary one; where that has a value on fewer slices
     than others, as a mean over classes has none where all items are of one class, the metric in
-    the same direction that has one on most."""
+    the same direction that has one on most, or any where none has."""
     study = results.study
     first: str = study["primary"]
     known = results.slices.get(results.place(condition["evaluation"], condition["levels"]), {})
@@ -60,11 +70,10 @@ def metric_of(results: Results, condition: Node) -> str:
     def count(metric: str) -> int:
         return sum(metric in of for of in known.values())
 
-    better = study["metrics"][first]["better"]
-    able = [n for n, info in study["metrics"].items()
-            if info["better"] == better and not info.get("transform")]  # fmt: skip
-    best: str = max([first, *able], key=count)
-    return best
+    able = [n for n, info in study["metrics"].items() if not info.get("transform")]
+    alike = [n for n in able if study["metrics"][n]["better"] == study["metrics"][first]["better"]]
+    best: str = max([first, *alike], key=count)
+    return best if count(best) else max([first, *able], key=count)
 
 
 def trivial(results: Results, trial: Node, condition: Node) -> Known:
@@ -102,11 +111,17 @@ def items(results: Results, metric: str, condition: Node) -> dict[str, dict[str,
     return out
 
 
-def tables(results: Results) -> Iterator[Table]:
-    """A table for each condition with slices: variants by slices."""
+def tables(results: Results, wanted: str | None = None) -> Iterator[Table]:
+    """A table for each condition with slices: variants by slices.
+
+    Args:
+        wanted: the metric; None: the one that slices are shown by.
+    """
     study = results.study
+    if wanted is not None:
+        need(study, wanted)
     for condition in conditions(results):
-        metric = metric_of(results, condition)
+        metric = wanted or metric_of(results, condition)
         names = named(results, condition)
         whole = table(study, results, metric)
         pseudo = [

@@ -114,6 +114,8 @@ class Table:
             out.append([f"{name} (imported)", *shown])
         for name, values in self.baselines:
             out.append([name, *(spanned(v, d) or "–" for v in values)])
+        for name, values in self.items:
+            out.append([f"items {name}".rstrip(), *(spanned(v, 0) or "–" for v in values)])
         return out
 
 
@@ -323,6 +325,7 @@ def pivot(study: Node, records: Iterable[Row], metric: str | None = None, width:
 def laid(t: Table, lines: Sequence[Sequence[str]], about: str, width: int = 100) -> str:
     """Lines of cells under the table's columns, in blocks that fit the width."""
     shown = f"{t.metric} ({t.unit})" if t.unit else t.metric
+    shown += f" by slice of {t.slices}" if t.slices else ""
     out = [f"{shown}, {t.better} is better; {about}"]
     first = max([_width(line[0]) for line in lines] + [len("variant")])
     sizes = [max(_width(c) for c in (label, *(line[k] for line in lines)))

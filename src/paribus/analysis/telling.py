@@ -262,7 +262,7 @@ def _parts(found: Learned, s: Said, lang: str) -> str:
         for p in r.parts:
             if b in p.against:
                 ways.setdefault(p.against[b][1], []).append(p.name)
-        up, down = ("above", "below") if found.better == "higher" else ("better", "worse")
+        up, down = ("above", "below") if found.sliced_better == "higher" else ("better", "worse")
         nowhere = "parts_nowhere" if up == "above" else "parts_nowhere_better"
         told = [say(f"parts_{up}", lang, names=_joined(ways[1])) if 1 in ways else
                 say(nowhere, lang)]  # fmt: skip
@@ -270,7 +270,7 @@ def _parts(found: Learned, s: Said, lang: str) -> str:
             told.append(say(f"parts_{down}", lang, names=_joined(ways[-1])))
         said = say("parts_and", lang).join(told)
         bits.append(say("parts_against", lang, baseline=b, said=said))
-    worst = (min if found.better == "higher" else max)(r.parts, key=lambda p: p.mean)
+    worst = (min if found.sliced_better == "higher" else max)(r.parts, key=lambda p: p.mean)
     value = _value(found, worst.mean)
     value = value if found.sliced == found.metric else f"{found.sliced} {value}"
     bits.append(say("weakest", lang, name=worst.name, value=value))
