@@ -331,6 +331,12 @@ class Task(Part, frozen=True, kw_only=True):
         """Trivial baselines on the split: {name: {metric: value}}."""
         return {}
 
+    def baseline_slices(
+        self, data: Data, by: Sequence[str]
+    ) -> dict[str, dict[str, dict[str, float]]]:
+        """The same within the slices of these names: {name: {"hops=2": {metric: value}}}."""
+        return {}
+
 
 class Source:
     """An opened task."""

@@ -76,10 +76,11 @@ def evaluate(
             batch_rows = (batch_rows + 1) // 2
             torch.cuda.empty_cache()
     slices = _slices(spec.task, source, setting, size)
-    trivial = f"baselines of {task}"
+    trivial = f"baselines of {task} by {setting.by}"
     if trivial not in opened:
-        opened[trivial] = spec.task.baselines(data.bind(setting.split))
-    baselines = opened[trivial]
+        held = data.bind(setting.split)
+        opened[trivial] = spec.task.baselines(held), spec.task.baseline_slices(held, setting.by)
+    baselines, by_slice = opened[trivial]
     out = []
     for e in range(len(specs)):
         every = {name: (s[e], c[e]) for name, (s, c) in items.items()}
@@ -87,7 +88,7 @@ def evaluate(
         record = _record(own, spec.task.metrics, slices)
         if size <= setting.shown:
             record["shown"] = _shown(source.titles(0, size), spec.task.answers(every))
-        record["baselines"] = baselines
+        record["baselines"], record["baseline_slices"] = baselines, by_slice
         groups = source.groups()
         record |= {
             "status": "done",

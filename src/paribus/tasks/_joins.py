@@ -247,18 +247,37 @@ class Listed(Source):
         yes, there = self.list.connected.double(), self.list.present.double()
         p = float(yes.mean())
         entropy = sum(-q * float(np.log(q)) for q in (p, 1 - p) if q)
-        out = {
-            "majority": {
-                "loss": entropy,
-                "accuracy": max(p, 1 - p),
-                "balanced_accuracy": 0.5,
-                "auc": 0.5,
-            },
-            "membership": {"accuracy": float((yes == there).double().mean())},
-        }
+        every = torch.ones(len(yes), dtype=torch.bool)
+        out = self._trivial(every.to(yes.device))
+        out["majority"] |= {"loss": entropy, "auc": 0.5}
         if 0 < p < 1:
             right = float(((1 - there) * (1 - yes)).sum() / (1 - yes).sum())
-            out["membership"] |= {"balanced_accuracy": (1 + right) / 2, "auc": (1 + right) / 2}
+            out["membership"]["auc"] = (1 + right) / 2
+        return out
+
+    def trivial_slices(self, by: Sequence[str]) -> dict[str, dict[str, dict[str, float]]]:
+        """{baseline: {slice: {metric: value}}} of the same two."""
+        out: dict[str, dict[str, dict[str, float]]] = {}
+        for name, labels in self.slices().items():
+            for level in sorted(set(labels.tolist())) if name in by else ():
+                at = torch.from_numpy(labels == level).to(self.list.hops.device)
+                for baseline, values in self._trivial(at).items():
+                    out.setdefault(baseline, {})[f"{name}={level}"] = values
+        return out
+
+    def _trivial(self, at: Tensor) -> dict[str, dict[str, float]]:
+        """Accuracies among some of the questions; balanced, each weighs what it does among all."""
+        yes, there = self.list.connected, self.list.present
+        p = float(yes.double().mean())
+        said = {"majority": torch.full_like(yes, p > 0.5), "membership": there}
+        out = {}
+        for name, answer in said.items():
+            right = (answer == yes).double()
+            out[name] = {"accuracy": float(right[at].mean())}
+            if 0 < p < 1:
+                weight = torch.where(yes, 0.5 / p, 0.5 / (1 - p)).double()
+                found = (right * weight)[at].sum() / weight[at].sum()
+                out[name]["balanced_accuracy"] = float(found)
         return out
 
 

@@ -6,7 +6,7 @@ beside every result, and there are modes in which it answers nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from paribus.contracts import Io, Metric, Source
@@ -84,3 +84,8 @@ class Connectivity(Joins, frozen=True, kw_only=True):
     def baselines(self, data: Data) -> dict[str, dict[str, float]]:
         """On the evaluated questions: the commoner answer, and "yes where both are there"."""
         return questions.Questions(self, data.split, "cpu").trivial()
+
+    def baseline_slices(
+        self, data: Data, by: Sequence[str]
+    ) -> dict[str, dict[str, dict[str, float]]]:
+        return questions.Questions(self, data.split, "cpu").trivial_slices(by)
