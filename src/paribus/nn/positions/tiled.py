@@ -35,7 +35,7 @@ class Tiled(Position, frozen=True, kw_only=True):
     own: Annotated[int, Meta(ge=0)] = 3
     std: Annotated[float, Meta(gt=0)] | None = None
 
-    example: ClassVar[dict[str, Any]] = {"period": 20, "own": 4}
+    example: ClassVar[dict[str, Any]] = {"period": 28, "own": 4}
 
     def params(self, d: Dims) -> dict[str, P]:
         init = None if self.std is None else f"normal:{self.std!r}"
