@@ -321,6 +321,11 @@ def _resolve_model(model: Model, io: Any) -> Model:
         if io.in_dim is None:
             raise SpecError("model.read_in: the task gives tokens, the model reads vectors")
         changes["in_dim"] = model.in_dim or io.in_dim
+        if changes["in_dim"] != io.in_dim:
+            raise SpecError(
+                f"model.in_dim: the model reads vectors of {model.in_dim} numbers, the task's have "
+                f"{io.in_dim}; leave it out"
+            )
     if model.position is not None:
         changes["position"] = model.position.fitted(io.length)
     resolved: Model = parts.changed(model, changes)

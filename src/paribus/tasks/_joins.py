@@ -275,7 +275,8 @@ class Listed(Source):
             right = (answer == yes).double()
             out[name] = {"accuracy": float(right[at].mean())}
             if 0 < p < 1:
-                weight = torch.where(yes, 0.5 / p, 0.5 / (1 - p)).double()
+                each = torch.tensor([0.5 / (1 - p), 0.5 / p], dtype=torch.float64)
+                weight = each.to(yes.device)[yes.long()]
                 found = (right * weight)[at].sum() / weight[at].sum()
                 out[name]["balanced_accuracy"] = float(found)
         return out
