@@ -18,12 +18,14 @@ from paribus.study.audit import declared, refusals
 from paribus.study.plan import Plan, study_record
 from paribus.study.study import Study
 from paribus.study.trunks import Forest
+from paribus.tasks import _schemas
 from paribus.text import paths
 
 REPO = Path(__file__).resolve().parents[1]
 PAGES = ("README.md", "README.zh-CN.md", "docs/study-files.md", "docs/design.md",
          "docs/reports.md", "docs/sharing.md")  # fmt: skip
 STUDIES = ("docs/studies/parallelmind.md", "docs/studies/parallelmind.zh-CN.md")
+JOINS = ("docs/studies/table-connectivity.md", "docs/studies/table-connectivity.zh-CN.md")
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -95,7 +97,7 @@ def test_readme(page: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert "extrapolates" in said
 
 
-@pytest.mark.parametrize("pages", [PAGES[:2], STUDIES])
+@pytest.mark.parametrize("pages", [PAGES[:2], STUDIES, JOINS])
 def test_translations_show_the_same_code(pages: tuple[str, str]) -> None:
     first, second = (
         ["\n".join(ln.partition("#")[0].rstrip() for ln in b.splitlines()) for b in blocks(page)]
@@ -126,6 +128,7 @@ def test_study_files() -> None:
         "w64-qk-one-run2",
     )
     assert [s["reason"] for s in studies["fewer"].expand().skipped] == ["too narrow"]
+    assert len(studies["joins"].trials()) == 6
 
 
 @pytest.mark.parametrize("page", STUDIES)
@@ -138,13 +141,37 @@ def test_parallelmind(page: str) -> None:
     assert [len(ids) for ids in space["columnar"]] == [8, 8]
     assert [len(ids) for ids in space["batched"]] == [8, 8]
 
-    def refused(study: Study) -> list[str]:
-        record = Plan(study, Store(Path("home"))).record
-        return [findings.line(f) for f in refusals(declared(record))]
-
     assert not refused(table)
     (told,) = refused(replace(table, accept={}))
     assert f"\n{told}\n" in (REPO / page).read_text(encoding="utf-8")
+
+
+def refused(study: Study) -> list[str]:
+    record = Plan(study, Store(Path("home"))).record
+    return [findings.line(f) for f in refusals(declared(record))]
+
+
+@pytest.mark.parametrize("page", JOINS)
+def test_table_connectivity(page: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The arms with the inputs of the original need the accept that the page shows; questions
+    written by hand are those that it says."""
+    found = source.load("table-connectivity", scale="smoke")
+    verbs.register(found, Plan(found.study, Store(Path("runs"))))
+    study = executed(page)["published"]
+    assert "lowrank" in capsys.readouterr().out
+    names = [t.name for t in study.trials()]
+    assert len(names) == 60
+    assert names[0] == "table_connectivity_standard_V5_N256_run1"
+    assert names[3] == "table_connectivity_lowrank_V5_N256_run1"
+    assert names[-1] == "table_connectivity_lowrank_V20_N4096_run3"
+    text = (REPO / page).read_text(encoding="utf-8")
+    assert not refused(study)
+    told = refused(replace(study, accept={}))
+    assert len(told) == 2
+    assert "\n".join(told) in text
+    (example,) = re.findall(r"^```json\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    Path("probe.json").write_text(example, encoding="utf-8")
+    assert _schemas.read("probe.json", 3, 3, "cpu").hops.tolist() == [2, -1, -2]
 
 
 def test_every_argument_of_a_study_is_documented() -> None:
@@ -166,7 +193,7 @@ def test_every_argument_of_a_study_is_documented() -> None:
 LINK = re.compile(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)")
 
 
-@pytest.mark.parametrize("page", [*PAGES, *STUDIES, "CONTRIBUTING.md"])
+@pytest.mark.parametrize("page", [*PAGES, *STUDIES, *JOINS, "CONTRIBUTING.md"])
 def test_links_lead_somewhere(page: str) -> None:
     text = (REPO / page).read_text(encoding="utf-8")
     wrong = [t for t in LINK.findall(text) if not (REPO / page).parent.joinpath(t).exists()]

@@ -180,6 +180,8 @@ def test_parts_stand_alone():
                 fine = first in PART_ROOTS or (
                     first in PART_PACKAGES.get(kind, set()) and found.module not in of_parts
                 )
+                # What several parts of a folder share stands beside them, with _ before its name.
+                fine = fine or found.module.startswith(f"{module_name(path).rpartition('.')[0]}._")
             else:
                 deferred = PART_DEFERRED | (
                     PART_DEFERRED_TEXT if kind in {"corpora", "tokenizers"} else set()

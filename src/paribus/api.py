@@ -114,12 +114,13 @@ class Loaded:
         seen = results_seen(plan, stored) if stored else 0
         if seen or record["amendments"]:
             _amend(record, stored, seen)
-        record["baselines"] = {
-            cid: found["baselines"]
-            for i in plan.items
-            for cid, found in i.look.records.items()
-            if found.get("baselines")
-        }
+        for key in ("baselines", "baseline_slices"):
+            record[key] = {
+                cid: found[key]
+                for i in plan.items
+                for cid, found in i.look.records.items()
+                if found.get(key)
+            }
         return cls(plan.store, record, {i.trial.id: i.look for i in plan.items})
 
     @cached_property
@@ -187,19 +188,50 @@ class Loaded:
 
         return words.lines(self.verdicts()) or "no hypotheses"
 
+    def learned(self) -> list[dict[str, Any]]:
+        """Each variant at each judged condition against each trivial baseline: the difference, its
+        interval, and how it stands; exploratory."""
+        found = self._learned[0]
+        return records.typed(found.data(), self.study) if found else []
+
+    def learned_text(self, lang: str = "en") -> str:
+        """What each arm learned, a line an arm, and how to read it; "" without baselines."""
+        from paribus.analysis import telling
+
+        found, material = self._learned
+        if found is None:
+            return ""
+        return f"{telling.lines(found, material, lang)}\n{telling.note(found, lang)}"
+
+    @cached_property
+    def _learned(self) -> tuple[Any, Any]:
+        from paribus.analysis.learned import learned
+        from paribus.analysis.plots import Material
+
+        material = Material(self.study, self._rows)
+        return (learned(material) if material.any else None), material
+
     def table(
-        self, metric: str | None = None, *, differences: bool = False, form: str = "text"
+        self,
+        metric: str | None = None,
+        *,
+        differences: bool = False,
+        slices: bool = False,
+        form: str = "text",
     ) -> str:
         """A metric's pivot: variants by conditions.
 
         Args:
             metric: default: the study's primary one.
             differences: to the baseline arm, in place of the values.
+            slices: a column a slice, in place of conditions; a table for each with slices.
             form: "text", "markdown" or "latex".
         """
         from paribus.analysis import sheets
 
-        return sheets.told(self.study, self._rows, metric, differences, form, self.imports())
+        return sheets.told(
+            self.study, self._rows, metric, differences, form, self.imports(), slices
+        )
 
     def csv(
         self, wide: bool = False, metric: str | None = None, *, differences: bool = False

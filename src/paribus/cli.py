@@ -147,8 +147,11 @@ def parser() -> argparse.ArgumentParser:
     p = verb("status", "the grid: what is done, what runs, what failed", _study, _json)
     p.add_argument("--watch", action="store_true", help="live, until Ctrl-C")
     p = verb("show", "attempts, log and spec of one trial", _study, _json)
-    p.add_argument("name", help="a trial's name or id")
+    p.add_argument("name", help="a trial's name or id; for --mask also a variant's")
     p.add_argument("-f", "--follow", action="store_true", help="follow its log")
+    p.add_argument("--mask", metavar="FILE.png|.svg|.pdf",
+                   help="instead: a picture of what each token may read in each layer")  # fmt: skip
+    p.add_argument("--lang", choices=("en", "zh"), default="en", help="of the picture")
     p = verb("diff", "what two arms differ in, setting by setting", _study, _json)
     p.add_argument("a", metavar="A", help="a variant, or levels such as position=rope,heads=8")
     p.add_argument("b", metavar="B", help="another one")
@@ -158,6 +161,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--format", choices=FORMATS, help="default: by the file's name")
     p.add_argument("--metric", help="which metric (default: the study's primary one)")
     p.add_argument("--differences", action="store_true", help="beside the baseline arm's values")
+    p.add_argument("--slices", action="store_true", help="a column a slice of the items")
     p.add_argument("-o", "--output", help="a file; an existing one is replaced")
     p.add_argument("--wide", action="store_true", help="one column a metric (the study's columns=)")
     verb("verdicts", "hypotheses: supported, refuted or inconclusive", _study, _json)

@@ -6,10 +6,10 @@ d head size, V vocabulary, F outputs of a linear layer.  A lower-case e or b is 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from paribus.errors import SpecError
 from paribus.parts import Part
@@ -73,7 +73,8 @@ class View:
     needs them.  A coordinate that is not there is an error that lists those present.
 
     ``index`` is the place in the row and ``token`` the place in its text.  Parallel branches have
-    ``branch``, ``time`` and ``main`` (1 where a token belongs to their common prefix)."""
+    ``branch``, ``time`` and ``main`` (1 where a token belongs to their common prefix); rows of
+    blocks have ``block``, ``slot`` (the place in it) and ``summary`` (1: it stands for it)."""
 
     def __init__(self, coordinates: Mapping[str, Any]) -> None:
         self.__dict__["coordinates"] = dict(coordinates)
@@ -100,6 +101,10 @@ class Position(Part, frozen=True, kw_only=True):
     embed: ClassVar[Any] = None  # (t, p, x_EBTD) -> x_EBTD
     rotate: ClassVar[Any] = None  # (t, p, x_EBHTd) -> x_EBHTd, for q and for k
     bias: ClassVar[Any] = None  # (t, p, e, h, q, k) -> added to the logits, broadcast [e,b,H,T,S]
+
+    def fitted(self, length: int | None) -> Position:
+        """Its rules filled in with numbers, for rows of so many tokens (None: of any)."""
+        return self
 
     def params(self, d: Dims) -> dict[str, P]:
         return {}
@@ -259,6 +264,7 @@ class Io(NamedTuple):
     length: int | None = None  # tokens a row, where fixed; padding included
     tokens: float | None = None  # of these without padding, on average; None: all of them
     ragged: bool = False  # that is what they are at most: how many is known when they are read
+    examples: int | None = None  # training rows that there are, where a step must not have more
 
     @property
     def per_row(self) -> float:
@@ -270,13 +276,17 @@ class Task(Part, frozen=True, kw_only=True):
     """Where batches come from and how outputs are scored.
 
     A batch is a dict of tensors whose first axis is rows: ``inputs`` [B,T] ids or [B,T,n] vectors,
-    ``targets``, coordinates of tokens under ``pos.<name>`` and, where rows are padded, ``valid``
-    (false at padding, whose targets do not count); the engine adds the trial axis.
-    ``causal`` says whether targets are later tokens, so that a mask must not show them.
+    ``targets``, coordinates of tokens under ``pos.<name>`` ([1,T] where all rows have the same)
+    and, where rows are padded, ``valid`` (false at padding, whose targets do not count); the engine
+    adds the trial axis.  ``causal`` says whether targets are later tokens, so that a mask must not
+    show them; ``scored`` whether ``loss`` and ``score`` look at the last output alone (there may
+    then be no other); ``training`` names the fields that no evaluation reads.
     """
 
     kind: ClassVar[str] = "tasks"
     causal: ClassVar[bool] = False
+    scored: ClassVar[Literal["all", "last"]] = "all"
+    training: ClassVar[frozenset[str]] = frozenset()
     trivial: ClassVar[tuple[str, ...]] = ()  # names of its trivial baselines
     metrics: ClassVar[dict[str, Metric]] = {}
 
@@ -303,11 +313,28 @@ class Task(Part, frozen=True, kw_only=True):
     def score(
         self, outputs: Tensor, batch: Mapping[str, Tensor]
     ) -> dict[str, tuple[Tensor, Tensor]]:
-        """{metric: (sum_EB, count_EB)}, per item."""
+        """{metric: (sum_EB, count_EB)}, per item; of names with ``_`` in front nothing is recorded:
+        they are for ``whole``."""
         raise NotImplementedError
+
+    def whole(self, items: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, tuple[Tensor, Tensor]]:
+        """Metrics that take all N items at once, from ``score``'s of all of them on the CPU:
+        {metric: (sum_EN, count_EN)}."""
+        return {}
+
+    def answers(self, items: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, list[Any]]:
+        """What one trial says to each of N items, for people who look at few of them, from
+        ``score``'s (sum_N, count_N): {column: a number or a word for each}."""
+        return {}
 
     def baselines(self, data: Data) -> dict[str, dict[str, float]]:
         """Trivial baselines on the split: {name: {metric: value}}."""
+        return {}
+
+    def baseline_slices(
+        self, data: Data, by: Sequence[str]
+    ) -> dict[str, dict[str, dict[str, float]]]:
+        """The same within the slices of these names: {name: {"hops=2": {metric: value}}}."""
         return {}
 
 
@@ -325,9 +352,24 @@ class Source:
         """Evaluation examples i … j − 1, the same for every trial."""
         raise NotImplementedError
 
+    def for_trial(self, batch: dict[str, Tensor], seed: int) -> dict[str, Tensor]:
+        """Examples, or a later phase's rows, whose order has a seed of its own, as a trial of this
+        seed reads them, where that is not the same for all (inputs whose vectors were drawn for
+        each run, say); pure."""
+        return batch
+
+    def token_names(self, i: int) -> Sequence[str]:
+        """What the tokens of example i are called in pictures; []: by their numbers."""
+        return []
+
     def slices(self) -> dict[str, np.ndarray]:
         """Label of each example by slice name, for results by difficulty."""
         return {}
+
+    def titles(self, i: int, j: int) -> list[dict[str, str]]:
+        """What examples i … j − 1 ask and what is right, for people who look at few of them:
+        {column: word} of each.  None: they have no titles, and answers are not shown."""
+        return []
 
     def groups(self) -> np.ndarray | None:
         """Cluster (document) of each example, for clustered standard errors."""

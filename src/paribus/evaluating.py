@@ -106,6 +106,7 @@ def do_evaluate(o: Namespace) -> int:
 
     records = single.evaluated(
         model.weights,
+        int(model.told["seed"]),
         [(w.label, w.spec) for w in wanted],
         o.split,
         o.examples,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from argparse import Namespace
@@ -12,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from paribus import grid
-from paribus.asked import command, device_of, opened
+from paribus import spec as specs
+from paribus.asked import command, device_of, opened, suffix
 from paribus.cli import OK, emit
 from paribus.errors import SpecError, nearest
 from paribus.standing import AT_WORK, standing, tail
@@ -102,6 +104,8 @@ def _draw(page: str, width: int) -> None:
 
 def do_show(o: Namespace) -> int:
     plan = _plan(o)
+    if o.mask:
+        return _mask(plan, o)
     names = {i.trial.name: i for i in plan.items} | {i.trial.id: i for i in plan.items}
     if o.name not in names:
         raise SpecError(
@@ -133,6 +137,43 @@ def do_show(o: Namespace) -> int:
     print(json.dumps(data["spec"], indent=1, ensure_ascii=False))
     if data["log"]:
         print("\n".join(["", "last lines of the log", *(f"  {x}" for x in data["log"])]))
+    return OK
+
+
+def _mask(plan: Plan, o: Namespace) -> int:
+    """What each token may read in each layer, as a picture.  The model is built for it: torch."""
+    form = suffix(o.mask, ("png", "svg", "pdf"))
+    if not form or Path(o.mask).is_dir():
+        raise SpecError(f"--mask {o.mask}: name a file that ends in .png, .svg or .pdf")
+    named = {i.trial.variant.name: i.trial for i in reversed(plan.items)}
+    named |= {n: i.trial for i in plan.items for n in (i.trial.name, i.trial.id)}
+    if o.name not in named:
+        variants = dict.fromkeys(i.trial.variant.name for i in plan.items)
+        raise SpecError(f"no trial or variant {o.name!r}; {nearest(o.name, variants)}")
+    spec = specs.load(named[o.name].data["phases"][-1]["spec"])
+
+    from paribus.analysis.plots import reading as plots
+    from paribus.engine.reading import reading
+
+    cache = plan.store.home / "cache"
+    read = reading(spec, cache if cache.is_dir() and os.access(cache, os.W_OK) else None)
+    canvas = plots.draw(read)
+    Path(o.mask).parent.mkdir(parents=True, exist_ok=True)
+    if form == "svg":
+        Path(o.mask).write_text(canvas.svg(o.lang), encoding="utf-8")
+    else:
+        Path(o.mask).write_bytes((canvas.png if form == "png" else canvas.pdf)(o.lang))
+    tokens, panels = len(read["names"]), [(p["layers"], *plots.counts(p)) for p in read["panels"]]
+    if o.json:
+        each = [{"layers": [n + 1 for n in of], "pairs": k, "of": n} for of, k, n in panels]
+        emit({"file": o.mask, "tokens": tokens, "panels": each})
+        return OK
+    for of, ones, pairs in panels:
+        told = f"{ones:,} of {pairs:,} pairs, {plots.share(ones, pairs)}"
+        print(f"layer{'s' * (len(of) > 1)} {plots.layers(of)}: {told}")
+    if (side := plots.coarse(tokens)) > 1:
+        print(f"{tokens:,} tokens: a cell of the picture stands for {side} × {side} pairs")
+    print(o.mask)
     return OK
 
 

@@ -130,14 +130,22 @@ class External(Strict, frozen=True, kw_only=True):
 
 
 class InitScheme(Strict, frozen=True, kw_only=True):
-    """The init scheme of the model and, where given, of a group of its parameters."""
+    """The init scheme of the model and, where given, of groups of its parameters.
 
-    every: Init | None = None  # None: init.gpt2()
+    Attributes:
+        every: None: init.gpt2().
+        qk: queries and keys.
+        read: the linear maps that read vectors in and a scalar out, without their biases.
+    """
+
+    every: Init | None = None
     qk: Init | None = None
+    read: Init | None = None
 
     def of(self, role: str) -> Init:
         """The scheme of a parameter by its role; only of a resolved spec."""
-        chosen = self.qk if self.qk is not None and role in ("q", "k") else self.every
+        own = self.qk if role in ("q", "k") else self.read if role.startswith("read_") else None
+        chosen = own if own is not None else self.every
         assert chosen is not None, "resolve() comes first"
         return chosen
 
@@ -258,6 +266,10 @@ def resolve(spec: Spec) -> Spec:
         )
     if (rows := rows if rows is not None else spec.rows) is None:
         raise SpecError("rows: give the rows per optimizer step (rows=…)")
+    if io.examples is not None and io.examples < rows:
+        raise SpecError(
+            f"task.examples: {io.examples} examples are fewer than the {rows} rows of a step"
+        )
     if spec.steps is None:
         raise SpecError("steps: give the optimizer steps (steps=…), or the study a budget")
     every = spec.init.every or _default_init()
@@ -271,7 +283,7 @@ def resolve(spec: Spec) -> Spec:
             )
     elif io.vocab is not None:
         model = replace(model, "vocab", model.vocab or io.vocab, "model.vocab")
-    init = InitScheme(every=every, qk=spec.init.qk)
+    init = InitScheme(every=every, qk=spec.init.qk, read=spec.init.read)
     resolved: Spec = parts.changed(spec, {"model": model, "rows": rows, "init": init})
     return resolved
 
@@ -309,6 +321,13 @@ def _resolve_model(model: Model, io: Any) -> Model:
         if io.in_dim is None:
             raise SpecError("model.read_in: the task gives tokens, the model reads vectors")
         changes["in_dim"] = model.in_dim or io.in_dim
+        if changes["in_dim"] != io.in_dim:
+            raise SpecError(
+                f"model.in_dim: the model reads vectors of {model.in_dim} numbers, the task's have "
+                f"{io.in_dim}; leave it out"
+            )
+    if model.position is not None:
+        changes["position"] = model.position.fitted(io.length)
     resolved: Model = parts.changed(model, changes)
     position = resolved.position
     if position is not None:

@@ -329,6 +329,10 @@ def do_results(o: Namespace) -> int:
         raise SpecError("--wide goes with --format csv, without --metric and --differences")
     if o.format == "parquet" and not o.output:
         raise SpecError("--format parquet needs a file: -o results.parquet")
+    if o.slices and (o.wide or o.format not in ("text", "markdown", "latex")):
+        raise SpecError(
+            "--slices goes with text, markdown and latex; other forms have a row a slice"
+        )
     _, plan = planned(o)
     loaded = api.Loaded.of(plan)
     how = {"metric": o.metric, "differences": o.differences}
@@ -339,7 +343,7 @@ def do_results(o: Namespace) -> int:
     elif o.format == "json":
         content = loaded.to_json(**how).encode()
     else:
-        content = f"{loaded.table(form=o.format, **how)}\n".encode()
+        content = f"{loaded.table(form=o.format, slices=o.slices, **how)}\n".encode()
     if o.output:
         Path(o.output).parent.mkdir(parents=True, exist_ok=True)
         Path(o.output).write_bytes(content)
@@ -357,7 +361,7 @@ def do_verdicts(o: Namespace) -> int:
     if o.json:
         emit([v.data() for v in loaded.verdicts()])
     else:
-        print(loaded.verdict_text())
+        print("\n\n".join(filter(None, [loaded.verdict_text(), loaded.learned_text()])))
     return OK
 
 

@@ -14,6 +14,7 @@ from paribus.analysis.plots import (
     FIGURES,
     HEAT,
     Material,
+    axes,
     cost,
     figures,
     heat,
@@ -130,8 +131,8 @@ def test_beyond_200_variants_a_map_stands_in_or_the_report_says_why_not():
     assert [d.name for d in told.drawn] == ["heat"]
     assert len(told.drawn[0].rows) == 225
     assert "too many" not in told.html() and "A map stands in" in told.html()
-    record = study([Factor("a", list(range(201)), "model.a")], [], seeds=1)
-    told = Told(record, rows(record, lambda v, _: 1 + int(v["a"])))
+    record = study([Factor("a", [f"x{i}" for i in range(201)], "model.a")], [], seeds=1)
+    told = Told(record, rows(record, lambda v, _: 1 + int(v["a"][1:])))
     assert told.drawn == []
     assert "No main figure: 201 variants" in told.html()
     assert "No main figure: 201 variants" in told.markdown()
@@ -365,9 +366,9 @@ def test_labels_are_spread():
 
 
 def test_geometric_axes():
-    assert lines.geometric([128, 256, 512])
-    assert not lines.geometric([1, 2, 3])
-    assert not lines.geometric([0, 1, 10])
+    assert axes.geometric([128, 256, 512])
+    assert not axes.geometric([1, 2, 3])
+    assert not axes.geometric([0, 1, 10])
 
 
 CHINESE = "位置编码"

@@ -33,6 +33,8 @@ PLACES = {
     "mlps": "model.mlp", "scales": "model.logit_scale", "init": "init.every", "tasks": "task",
     "optim": "optim", "schedules": "schedule",
 }  # fmt: skip
+# Tasks of the parts that read coordinates which rows of text have not.
+WITH = {"masks.schema_blocks": "connectivity", "positions.tiled": "connectivity"}
 # Not by their losses: tests/text compares ids, and a trained tokenizer varies with its library.
 ELSEWHERE = {"corpora", "tokenizers", "probes"}
 
@@ -96,9 +98,21 @@ def spec_of(name: str, folder: Path) -> Spec:
         else:  # of text: on the golden corpus
             more = {"branches": [1, 3], "offsets": True} if own == "branches" else {}
             new = parts.construct(cls, {**text, **more})
-        return specs.resolve(specs.patch(base(folder), "task", new))
+        return specs.resolve(around(base(folder), new))
+    if name in WITH:
+        task = contract.examples(parts.get("tasks", WITH[name]))[0]
+        spec = specs.resolve(around(base(folder), task))
     # After resolve(): it refuses a mask that shows later tokens, whose numbers are kept as well.
     return specs.patch(spec, PLACES[kind], contract.examples(cls)[0])
+
+
+def around(spec: Spec, task: Any) -> Spec:
+    """The spec with another task, whose rows may be vectors and whose answers one number."""
+    spec = specs.patch(spec, "task", task)
+    if task.io().vocab is None:
+        spec = specs.patch(spec, "model.read_in", "vectors")
+        spec = specs.patch(spec, "model.read_out", "scalar")
+    return spec
 
 
 def losses(name: str, folder: Path) -> dict[str, Any]:

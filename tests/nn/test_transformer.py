@@ -70,7 +70,7 @@ def test_rows_may_have_their_own_coordinates():
 
 
 def test_missing_coordinates_are_named():
-    with pytest.raises(SpecError, match="branch, index, main, time, token"):
+    with pytest.raises(SpecError, match="branch, index, main, slot, time, token"):
         Transformer(model_with()).view(3).segment  # noqa: B018
 
 

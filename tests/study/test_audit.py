@@ -156,9 +156,10 @@ def test_freeze_group_c_on_4_gpus_with_the_double_batch_is_refused() -> None:
 
 
 def test_the_published_pair_of_table_connectivity_is_flagged_with_every_differing_key() -> None:
-    """64 wide, 4 layers and 20 dims against 256 wide, 12 layers and 5 dims, as one factor."""
-    small = {"model.width": 64, "model.layers": 4, "model.in_dim": 20}
-    large = {"model.width": 256, "model.layers": 12, "model.in_dim": 5}
+    """64 wide, 4 layers and 20 numbers, of which 5 say something, against 256 wide, 12 layers and
+    5, of which 4 do, as one factor."""
+    small = {"model.width": 64, "model.layers": 4, "task.width": 20, "task.dims": 5}
+    large = {"model.width": 256, "model.layers": 12, "task.width": 5, "task.dims": 4}
     asked = study("tables")
     old = asked.factors[2].levels
     pair = {"standard": {**old[0].patch, **large}, "lowrank": {**old[1].patch, **small}}

@@ -35,7 +35,7 @@ def judge(s: Spec, data: Data, p: Any = None, **changes: Any) -> dict[str, Any]:
     fields = {"id": "c", "key": "lm", "spec": s, "split": "test", "examples": None, "by": ()}
     setting = Setting(**{**fields, **changes})
     params = params_of(s)[1] if p is None else p
-    return evaluate(params, [s], setting, data, tiny.Settings())[0]
+    return evaluate(params, [s], [0], setting, data, tiny.Settings())[0]
 
 
 def test_evaluation_is_weighted_by_tokens(data):

@@ -90,6 +90,15 @@ class Results:
         place = self.place(condition["evaluation"], condition["levels"])
         return self.best.get((trial, metric, slice, place))
 
+    @cached_property
+    def slices(self) -> dict[tuple[Any, ...], dict[str, set[str]]]:
+        """Evaluation and levels -> slice -> the metrics that have a value there."""
+        out: dict[tuple[Any, ...], dict[str, set[str]]] = {}
+        for _, metric, name, place in self.best:
+            if name:
+                out.setdefault(place, {}).setdefault(name, set()).add(metric)
+        return out
+
     def lost(self, trial: str, condition: Node) -> Lost | None:
         """Why a trial has no value at a condition, where a row says so."""
         place = self.place(condition["evaluation"], condition["levels"])

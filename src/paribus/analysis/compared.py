@@ -52,9 +52,7 @@ def trivial(t: Table, column: int, name: str) -> bool:
     entry = next(row[column] for n, row in t.rows if n == name)
     sign = -1 if t.better == "higher" else 1
     known = [
-        sign * v
-        for label, line in t.baselines
-        if (v := line[column]) is not None and t.owners.get(label, name) == name
+        sign * v for line in t.trivial.get(name, {}).values() if (v := line[column]) is not None
     ]
     return bool(known and entry and entry.values) and (
         sign * Sample(entry.values).mean >= min(known)  # type: ignore[union-attr]

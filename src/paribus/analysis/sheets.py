@@ -13,11 +13,15 @@ from typing import Any
 from paribus.analysis.cells import Results, Row
 from paribus.analysis.compared import Difference, best, differences, need, trivial
 from paribus.analysis.stats import Sample
-from paribus.analysis.tables import Entry, Table, fixed, laid, places, table
+from paribus.analysis.tables import Entry, Table, Trivial, ends, fixed, laid, places, spanned, table
+from paribus.errors import SpecError
 from paribus.study.measures import Node
 
 TRIVIAL = "≤"
 """Marks a mean that is no better than a trivial baseline's."""
+
+ITEMS = "items"
+"""Begins the line of how many items each slice holds."""
 
 WAITING = ("planned", "running", "blocked", "interrupted")
 
@@ -56,7 +60,8 @@ class Cell:
 
 @dataclass(frozen=True)
 class Line:
-    """``kind``: variant, imported or trivial; ``cells``: None where a condition is not its own."""
+    """``kind``: variant, imported, trivial or items; ``cells``: None where a condition is not its
+    own."""
 
     kind: str
     name: str
@@ -123,7 +128,9 @@ def sheet(study: Node, t: Table, among: Collection[str] | None = None) -> Sheet:
             continue
         against, apart = compared.get(name, ("", (None,) * len(row)))
         cells = tuple(
-            _cell(e, d, name in marks[k], trivial(t, k, name), apart[k]) if e else None
+            _cell(e, d, name in marks[k], not t.slices and trivial(t, k, name), apart[k])
+            if e
+            else None
             for k, e in enumerate(row)
         )
         tags = tuple("–" if levels[name].get(f) is None else str(levels[name][f]) for f in factors)
@@ -132,10 +139,18 @@ def sheet(study: Node, t: Table, among: Collection[str] | None = None) -> Sheet:
         cells = tuple(_cell(e, d) if e else None for e in row)
         lines.append(Line("imported", name, (), cells))
     for name, values in t.baselines:
-        cells = tuple(None if v is None else Cell(fixed(v, d), n=1, of=1) for v in values)
+        cells = tuple(None if v is None else Cell(spanned(v, d), n=1, of=1) for v in values)
         lines.append(Line("trivial", name, (), cells))
+    for name, values in t.items:
+        counts = tuple(None if v is None else Cell(counted(v), n=1, of=1) for v in values)
+        lines.append(Line("items", f"{ITEMS} {name}".rstrip(), (), counts))
     hidden = len(t.rows) - sum(line.kind == "variant" for line in lines)
     return Sheet(t, tuple(factors), _groups(t), tuple(lines), hidden)
+
+
+def counted(value: Trivial) -> str:
+    """ "1300", or "40…140" where variants have numbers of their own."""
+    return "…".join(f"{x:.0f}" for x in ends(value))
 
 
 def _cell(
@@ -181,12 +196,26 @@ def told(
     apart: bool,
     form: str,
     imports: Sequence[Mapping[str, Any]] = (),
+    sliced: bool = False,
 ) -> str:
-    """A metric's table as text, Markdown or LaTeX; ``apart``: differences to the baseline arm."""
+    """A metric's table as text, Markdown or LaTeX; ``apart``: differences to the baseline arm;
+    ``sliced``: a table for each condition with slices, a column a slice."""
+    from paribus.analysis import slices
+
     if apart:
         need(study)
     results = Results(study, records)
-    t = table(study, results, metric, imports=imports)
+    if not sliced:
+        return _told(study, results, table(study, results, metric, imports=imports), apart, form)
+    found = [_told(study, results, t, apart, form) for t in slices.tables(results, metric)]
+    if not found:
+        raise SpecError(
+            f"study {study['name']!r} has no results by slice: Eval(..., by=(...)) names slices"
+        )
+    return "\n\n".join(found)
+
+
+def _told(study: Node, results: Results, t: Table, apart: bool, form: str) -> str:
     if form == "text" and not apart:
         return laid(t, t.texts(), "1 seed" if t.n == 1 else f"mean ± sd over {t.n} seeds")
     s = sheet(study, t, {study["variants"][i]["name"] for i in results.chosen})
@@ -204,7 +233,8 @@ def told(
 
 def title(t: Table) -> str:
     """ "loss (nats/token)"."""
-    return f"{t.metric} ({t.unit})" if t.unit else t.metric
+    name = f"{t.metric} ({t.unit})" if t.unit else t.metric
+    return f"{name} by slice of {t.slices}" if t.slices else name
 
 
 def heads(s: Sheet) -> list[str]:

@@ -7,10 +7,11 @@ import io
 import json
 import math
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import combinations
 from typing import Any
 
 from paribus.analysis.cells import Results, Row, condition_label
@@ -55,6 +56,8 @@ class Entry:
 
 
 Line = tuple[str, tuple[Entry | None, ...]]
+Trivial = float | tuple[float, float] | None
+"""A trivial baseline's value at a condition; its least and largest where arms have their own."""
 
 
 @dataclass(frozen=True)
@@ -67,11 +70,14 @@ class Table:
     n: int
     columns: tuple[str, ...]
     rows: tuple[Line, ...]  # None: the condition is not its own
-    baselines: tuple[tuple[str, tuple[float | None, ...]], ...]
+    baselines: tuple[tuple[str, tuple[Trivial, ...]], ...]
     reference: tuple[str, ...] = ()  # the variants of the study's baseline arm
     imports: tuple[Line, ...] = ()  # arms that were measured elsewhere
     conditions: tuple[Node, ...] = ()  # of the columns
-    owners: Mapping[str, str] = field(default_factory=dict)  # baseline -> its only variant
+    trivial: Mapping[str, Mapping[str, tuple[float | None, ...]]] = field(default_factory=dict)
+    """Variant -> trivial baseline -> its value at each condition."""
+    slices: str = ""  # the condition whose slices the columns are; "": they are conditions
+    items: tuple[tuple[str, tuple[Trivial, ...]], ...] = ()  # how many each slice holds
 
     @cached_property
     def decimals(self) -> int | None:
@@ -82,12 +88,15 @@ class Table:
         below the others, of a level that all seeds reach, must not lengthen every number."""
         samples = [Sample(e.values) for _, row in self.rows for e in row if e and e.values]
         if not samples:
-            samples = [Sample((v,)) for _, row in self.baselines for v in row if v is not None]
+            known = (ends(v) for _, row in self.baselines for v in row)
+            samples = [Sample((x,)) for pair in known for x in pair]
         spreads = sorted(s.sd for s in samples if s.n > 1 and s.sd > 0)
         means = sorted(abs(s.mean) for s in samples if s.mean)
         if not means or not 1e-4 <= means[len(means) // 2] < 1e7:
             return None if means else 0
         least = places(means[len(means) // 2], 4)
+        if self.slices:  # of few items each
+            return places(max(1.0, means[-1]), 4)
         if not spreads:
             return least
         return max(least, min(places(spreads[0], 2), places(spreads[len(spreads) // 2], 3)))
@@ -104,7 +113,9 @@ class Table:
             shown = [e.text(e.planned, d) if e else "–" for e in row]
             out.append([f"{name} (imported)", *shown])
         for name, values in self.baselines:
-            out.append([name, *("–" if v is None else fixed(v, d) for v in values)])
+            out.append([name, *(spanned(v, d) or "–" for v in values)])
+        for name, values in self.items:
+            out.append([f"items {name}".rstrip(), *(spanned(v, 0) or "–" for v in values)])
         return out
 
 
@@ -116,6 +127,22 @@ def places(x: float, digits: int) -> int:
 def fixed(x: float, decimals: int | None) -> str:
     text = f"{x:.3e}" if decimals is None or abs(x) >= 1e9 else f"{x:.{decimals}f}"
     return text.replace("-", "\N{MINUS SIGN}")
+
+
+def judged(conditions: Sequence[Node]) -> list[int]:
+    """Which conditions judge: those of the test split; all where there are none."""
+    found = [k for k, c in enumerate(conditions) if c.get("split") in (None, "test")]
+    return found or list(range(len(conditions)))
+
+
+def ends(value: Trivial) -> tuple[float, ...]:
+    """Least and largest of a trivial baseline's values at a condition; () where there is none."""
+    return value if isinstance(value, tuple) else () if value is None else (value,)
+
+
+def spanned(value: Trivial, decimals: int | None) -> str:
+    """ "0.733", or "0.710…0.760" where the arms of a line have values of their own."""
+    return "…".join(fixed(x, decimals) for x in ends(value))
 
 
 def table(
@@ -133,31 +160,14 @@ def table(
     seen = study["metrics"][metric].get("evaluations") or sorted(results.seen.get(metric, ()))
     conditions = [c for c in study["conditions"] if not seen or c["evaluation"] in seen]
     rows = []
-    baselines: dict[str, list[float | None]] = {}
     by_variant: dict[int, list[Node]] = {}
     for trial in study["trials"]:
         by_variant.setdefault(trial["variant"], []).append(trial)
     for i, variant in enumerate(study["variants"]):
         trials = by_variant.get(i, [])
-        row = [_entry(results, trials, metric, c) for c in conditions]
+        row = [entry(results, trials, metric, c) for c in conditions]
         rows.append((variant["name"], tuple(row)))
-    # Arms whose texts or tokenizers differ have baselines of their own, named after the arm.
-    found: dict[str, dict[int, dict[str, float]]] = {}
-    owners: dict[str, str] = {}
-    for k, condition in enumerate(conditions):
-        for trial in study["trials"]:
-            variant = study["variants"][trial["variant"]]["name"]
-            for name, of in results.baselines(trial, condition).items():
-                if metric in of:
-                    found.setdefault(name, {}).setdefault(k, {}).setdefault(variant, of[metric])
-    for name, columns in found.items():
-        shared = all(len(set(by.values())) == 1 for by in columns.values())
-        for variant in [None] if shared else [v["name"] for v in study["variants"]]:
-            label = name if variant is None else f"{name} of {variant}"
-            line = baselines.setdefault(label, [None] * len(conditions))
-            owners |= {label: variant} if variant else {}
-            for k, by in columns.items():
-                line[k] = next(iter(by.values())) if variant is None else by.get(variant)
+    trivial = _trivial(results, metric, conditions)
     info = study["metrics"][metric]
     several = len({c["evaluation"] for c in conditions}) > 1
     labels = [
@@ -173,12 +183,91 @@ def table(
         len(study["seeds"]),
         tuple(labels),
         tuple(rows),
-        tuple((n, tuple(v)) for n, v in baselines.items() if any(x is not None for x in v)),
+        tuple(grouped(study, trivial, judged(conditions))),
         tuple(baseline(study)),
         tuple(_imported(arm, metric, conditions) for arm in imports),
         tuple(conditions),
-        owners,
+        trivial,
     )
+
+
+Known = dict[str, dict[str, tuple[float | None, ...]]]
+
+
+def _trivial(results: Results, metric: str, conditions: Sequence[Node]) -> Known:
+    """Variant -> trivial baseline -> its value at each condition."""
+    out: dict[str, dict[str, list[float | None]]] = {}
+    for k, condition in enumerate(conditions):
+        for trial in results.study["trials"]:
+            variant = results.study["variants"][trial["variant"]]["name"]
+            for name, of in results.baselines(trial, condition).items():
+                if metric in of:
+                    line = out.setdefault(variant, {}).setdefault(name, [None] * len(conditions))
+                    line[k] = of[metric] if line[k] is None else line[k]
+    return {v: {n: tuple(line) for n, line in of.items()} for v, of in out.items()}
+
+
+def grouped(
+    study: Node,
+    known: Mapping[str, Mapping[str, tuple[float | None, ...]]],
+    by: Iterable[int],
+) -> Iterator[tuple[str, tuple[Trivial, ...]]]:
+    """A line for each trivial baseline; where arms have values of their own, one for each level of
+    the factors that decide those at the conditions ``by``."""
+    shown = list(by)
+    for name in dict.fromkeys(n for of in known.values() for n in of):
+        lines = {v: of[name] for v, of in known.items() if name in of}
+        for label, who in decided(study, {v: [x[k] for k in shown] for v, x in lines.items()}):
+            columns = zip(*(lines[v] for v in who), strict=True)
+            yield f"{name} {label}".rstrip(), tuple(span(c) for c in columns)
+
+
+def span(values: Sequence[float | None]) -> Trivial:
+    """The value that all share, or the least and the largest."""
+    known = [v for v in values if v is not None]
+    if not known:
+        return None
+    low, high = min(known), max(known)
+    return low if low == high else (low, high)
+
+
+def decided(study: Node, values: Mapping[str, Sequence[Any]]) -> list[tuple[str, list[str]]]:
+    """Variants of equal values together, each group with its name: "" for all of them, "at V=5"
+    by the fewest factors that decide the values, "of <variant>" where none do."""
+    by = deciding(study, values)
+    if by is None:
+        return [(f"of {v}", [v]) for v in values]
+    levels = {v["name"]: v["levels"] for v in study["variants"]}
+    groups: dict[tuple[Any, ...], list[str]] = {}
+    for v in values:
+        groups.setdefault(tuple(levels[v].get(f) for f in by), []).append(v)
+    return [(_where(by, place), who) for place, who in groups.items()]
+
+
+def deciding(study: Node, values: Mapping[str, Sequence[Any]]) -> tuple[str, ...] | None:
+    """The fewest factors whose levels decide the values of variants; () where all are equal, None
+    where it takes all that tell variants apart.  A value that is not known yet is equal to any."""
+    levels = {v["name"]: v["levels"] for v in study["variants"]}
+    factors = [f["name"] for f in study["factors"] if f["kind"] == "variant"
+               and len({levels[v].get(f["name"]) for v in values}) > 1]  # fmt: skip
+    for size in range(max(1, len(factors))):
+        for chosen in combinations(factors, size):
+            groups: dict[tuple[Any, ...], list[Sequence[Any]]] = {}
+            for v, line in values.items():
+                groups.setdefault(tuple(levels[v].get(f) for f in chosen), []).append(line)
+            if all(map(_equal, groups.values())):
+                return chosen
+    return None
+
+
+def _equal(lines: Sequence[Sequence[Any]]) -> bool:
+    columns = (({*column} - {None}) for column in zip(*lines, strict=True))
+    return all(len(column) <= 1 for column in columns)
+
+
+def _where(factors: Sequence[str], place: Sequence[Any]) -> str:
+    said = ", ".join(f"{f}={x}" for f, x in zip(factors, place, strict=True) if x is not None)
+    return f"at {said}" if said else ""
 
 
 def need(study: Node, metric: str) -> None:
@@ -205,13 +294,16 @@ def _imported(arm: Mapping[str, Any], metric: str, conditions: Sequence[Node]) -
     return str(arm["name"]), tuple(out)
 
 
-def _entry(results: Results, trials: Sequence[Node], metric: str, condition: Node) -> Entry | None:
+def entry(
+    results: Results, trials: Sequence[Node], metric: str, condition: Node, slice: str = ""
+) -> Entry | None:
+    """The trials of a variant at a condition; None where it is not theirs."""
     values: dict[int, float] = {}
     states: dict[str, int] = {}
     for trial in trials:
         if condition.get("key") not in trial.get("cells", [condition.get("key")]):
             continue
-        value = results.value(trial, metric, "", condition, chosen=False)
+        value = results.value(trial, metric, slice, condition, chosen=False)
         if isinstance(value, Missing):
             (lost,) = value.cells
             states[lost.status] = states.get(lost.status, 0) + 1
@@ -233,6 +325,7 @@ def pivot(study: Node, records: Iterable[Row], metric: str | None = None, width:
 def laid(t: Table, lines: Sequence[Sequence[str]], about: str, width: int = 100) -> str:
     """Lines of cells under the table's columns, in blocks that fit the width."""
     shown = f"{t.metric} ({t.unit})" if t.unit else t.metric
+    shown += f" by slice of {t.slices}" if t.slices else ""
     out = [f"{shown}, {t.better} is better; {about}"]
     first = max([_width(line[0]) for line in lines] + [len("variant")])
     sizes = [max(_width(c) for c in (label, *(line[k] for line in lines)))

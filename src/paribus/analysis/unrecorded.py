@@ -24,7 +24,7 @@ def data(model: Data, changes: Sequence[Data], records: Iterable[Data]) -> dict[
         changes: of each condition, path -> value.
     """
     each = [
-        {"changes": dict(c), **{k: r[k] for k in KEPT}}
+        {"changes": dict(c), **{k: r[k] for k in KEPT}, "shown": r.get("shown", [])}
         for c, r in zip(changes, records, strict=True)
     ]
     return {**model, "recorded": False, "conditions": each}
@@ -84,9 +84,36 @@ def lines(found: Data, labels: Sequence[str], metrics: Mapping[str, Metric]) -> 
         "",
         *(_line(row, sizes, more) for row, more in zip(rows, after, strict=True)),
         *(["", f"rows held: {same}"] if same else []),
+        *(line for c, to in zip(conditions, labels, strict=True) for line in _each(c, to)),
         "",
         ADVICE,
     ]
+
+
+def _each(condition: Data, label: str) -> list[str]:
+    """What each item asks and what is answered, where a condition has few."""
+    shown = condition["shown"]
+    if not shown:
+        return []
+    head = ["", *shown[0]]
+    rows = [[str(n), *map(_cell, row.values())] for n, row in enumerate(shown, 1)]
+    sizes = [max(len(r[i]) for r in [head, *rows]) for i in range(len(head))]
+    numbers = [isinstance(v, float) or v is None for v in shown[0].values()]
+    return [
+        "",
+        f"items of {label}",
+        *(
+            "  ".join(
+                c.rjust(n) if right else c.ljust(n)
+                for c, n, right in zip(row, sizes, [True, *numbers], strict=True)
+            ).rstrip()
+            for row in [head, *rows]
+        ),
+    ]
+
+
+def _cell(v: Any) -> str:
+    return v if isinstance(v, str) else _number(v)
 
 
 def value(v: Any) -> str:

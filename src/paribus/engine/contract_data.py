@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from paribus import parts, rng
-from paribus.contracts import Source
+from paribus.contracts import Source, Task
 from paribus.engine.contract import Bench, Broken, Skip, Test, generators
 from paribus.errors import ParibusError, Refused, SpecError
 from paribus.text.data import Encoder
@@ -47,7 +47,12 @@ def _same(a: Batch, b: Batch) -> str | None:
 
 
 def _join(a: Batch, b: Batch) -> dict[str, Tensor]:
-    return {k: torch.cat([a[k], b[k]]) for k in a}
+    return {k: a[k] if _alike(k, a[k]) else torch.cat([a[k], b[k]]) for k in a}
+
+
+def _alike(name: str, t: Tensor) -> bool:
+    """Whether these are coordinates that all rows share."""
+    return name.startswith("pos.") and len(t) == 1
 
 
 def _outputs(part: Any, batch: Batch, E: int) -> Tensor:
@@ -111,7 +116,7 @@ def _rows(part: Any, bench: Bench) -> str:
             f"{key} of rows 8 … 15 differ from those of 8 … 11 and 12 … 15: halving a micro-batch "
             "would change the data; number draws by global row: rng.Stream(…).rows(rows, n)"
         )
-    if any(len(t) != 8 for t in whole.values()):
+    if any(len(t) != 8 and not _alike(k, t) for k, t in whole.items()):
         raise Broken("a batch of 8 rows has a tensor of another first axis")
     if torch.equal(whole["inputs"][0], whole["inputs"][1]):
         raise Broken("rows 8 and 9 are equal; key draws by row")
@@ -124,6 +129,8 @@ def _examples(part: Any, bench: Bench) -> str:
     if n < 1:
         raise Broken(f"size = {source.size}; an evaluation needs examples")
     whole = source.examples(0, n)
+    if len(named := source.token_names(0)) not in (0, whole["inputs"].shape[1]):
+        raise Broken(f"token_names() gives {len(named)} names; rows have other lengths")
     if n > 1:
         cut = _join(source.examples(0, n // 2), source.examples(n // 2, n))
         if (key := _same(whole, cut)) is not None:
@@ -173,9 +180,11 @@ def _loss(part: Any, bench: Bench) -> str:
 
 def _metrics(part: Any, bench: Bench) -> str:
     source = _held(part, bench)
-    batch = source.examples(0, min(source.size, 3))
+    batch = source.examples(0, min(source.size, 64 if type(part).whole is not Task.whole else 3))
     B = len(batch["inputs"])
     scores = part.score(_outputs(part, batch, 2), _stacked(batch, 2))
+    scores |= part.whole(scores)
+    scores = {name: pair for name, pair in scores.items() if not name.startswith("_")}
     if extra := scores.keys() - part.metrics.keys():
         raise Broken(f"score() gives {sorted(extra)[0]!r}, which metrics does not declare")
     missing = [n for n, m in part.metrics.items() if (m.of or n) not in scores]

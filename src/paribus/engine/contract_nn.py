@@ -64,6 +64,7 @@ def given(part: Any, T: int) -> dict[str, Tensor]:
     plain = torch.arange(T)
     more = {"segment": plain * 2 // T, "branch": plain % 2, "time": plain // 2, "main": plain * 0}
     more |= {"row": plain * 0, "step": plain}
+    more |= {"block": plain // 4, "slot": plain % 4, "summary": (plain % 4 == 3).long()}
     for extra in ({}, more):
         try:
             part.allowed(0, *wide(View({"index": plain, "token": plain, **extra})))

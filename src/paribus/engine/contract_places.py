@@ -105,7 +105,8 @@ def _limit(part: Any, bench: Bench) -> str:
     limit, core = part.limit(), Transformer(model_with(part))
 
     def tables(start: int, T: int) -> Any:
-        return part.tables(core.dims, core.view(T, start=start))
+        slots = {"slot": torch.arange(T)} if limit is None else {}  # no count of tokens
+        return part.tables(core.dims, core.view(T, start=start, given=slots))
 
     if limit is None:
         far = tables(100_000, 2)
@@ -198,7 +199,7 @@ def _promise(part: Any, bench: Bench) -> str:
 
 
 def _causality(part: Any, bench: Bench) -> str:
-    if not type(part).causal:
+    if not part.causal:
         return "says that it shows later tokens"
     for T in (7, 24):
         for layer in range(4):

@@ -35,11 +35,13 @@ class Setting:
     examples: int | None
     by: tuple[str, ...]
     every: int | None = None
+    shown: int = 0  # up to so many items the record says what each asks and what is answered
 
 
 def evaluate(
     params: Mapping[str, Tensor],
     specs: Sequence[Spec],
+    seeds: Sequence[int],
     setting: Setting,
     data: Data,
     settings: Settings,
@@ -49,7 +51,8 @@ def evaluate(
 
     Args:
         params: stacked parameters [E, …].
-        specs: each trial's spec as the condition evaluates it.
+        specs: each trial's spec as the condition evaluates it; they have one task.
+        seeds: each trial's, for what its examples owe to it.
         opened: sources that are open already, by task and split; filled.
     """
     began = time.monotonic()
@@ -65,7 +68,7 @@ def evaluate(
     batch_rows = max(1, TOKENS // length)
     while True:
         try:
-            items = _scores(net, params, source, spec.task, size, batch_rows)
+            items = _scores(net, params, source, spec.task, seeds, size, batch_rows)
             break
         except torch.OutOfMemoryError:  # fewer rows a pass; training's batch is another matter
             if batch_rows == 1:
@@ -73,15 +76,19 @@ def evaluate(
             batch_rows = (batch_rows + 1) // 2
             torch.cuda.empty_cache()
     slices = _slices(spec.task, source, setting, size)
-    trivial = f"baselines of {task}"
+    trivial = f"baselines of {task} by {setting.by}"
     if trivial not in opened:
-        opened[trivial] = spec.task.baselines(data.bind(setting.split))
-    baselines = opened[trivial]
+        held = data.bind(setting.split)
+        opened[trivial] = spec.task.baselines(held), spec.task.baseline_slices(held, setting.by)
+    baselines, by_slice = opened[trivial]
     out = []
     for e in range(len(specs)):
-        own = {name: (s[e], c[e]) for name, (s, c) in items.items()}
+        every = {name: (s[e], c[e]) for name, (s, c) in items.items()}
+        own = {name: pair for name, pair in every.items() if not name.startswith("_")}
         record = _record(own, spec.task.metrics, slices)
-        record["baselines"] = baselines
+        if size <= setting.shown:
+            record["shown"] = _shown(source.titles(0, size), spec.task.answers(every))
+        record["baselines"], record["baseline_slices"] = baselines, by_slice
         groups = source.groups()
         record |= {
             "status": "done",
@@ -109,23 +116,43 @@ def _scores(
     params: Mapping[str, Tensor],
     source: Source,
     task: Task,
+    seeds: Sequence[int],
     size: int,
     rows: int,
 ) -> dict[str, tuple[Tensor, Tensor]]:
-    """(sums, counts) of each metric, [E, items], on the CPU."""
+    """(sums, counts) of each metric, and of what is called _…, [E, items], on the CPU."""
     found: dict[str, list[tuple[Tensor, Tensor]]] = {}
     e = len(next(iter(params.values())))
     with torch.inference_mode():
         for i in range(0, size, rows):
             batch = source.examples(i, min(i + rows, size))
-            stacked = {k: t[None].expand(e, *t.shape) for k, t in batch.items()}
+            own = {seed: source.for_trial(batch, seed) for seed in dict.fromkeys(seeds)}
+            stacked = {
+                k: t[None].expand(e, *t.shape)
+                if all(b[k] is t for b in own.values())
+                else torch.stack([own[seed][k] for seed in seeds])
+                for k, t in batch.items()
+            }
             outputs = net(params, stacked, ready=net.prepare(stacked, [0] * e))
             for name, (sum_EB, count_EB) in task.score(outputs, stacked).items():
                 found.setdefault(name, []).append((sum_EB.double().cpu(), count_EB.double().cpu()))
-    return {
+    items = {
         name: (torch.cat([s for s, _ in pairs], 1), torch.cat([c for _, c in pairs], 1))
         for name, pairs in found.items()
     }
+    return {**items, **task.whole(items)}
+
+
+def _shown(titles: list[dict[str, str]], answers: Mapping[str, list[Any]]) -> list[dict[str, Any]]:
+    """A row for each item: what it asks and what is answered."""
+    if not titles:
+        return []
+    rows = zip(titles, *answers.values(), strict=True)
+    return [{**title, **dict(zip(answers, map(_plain, row), strict=True))} for title, *row in rows]
+
+
+def _plain(x: Any) -> Any:
+    return None if isinstance(x, float) and not math.isfinite(x) else x
 
 
 def _slices(

@@ -76,8 +76,8 @@ def _judge(
         try:
             if c.get("refused"):
                 raise Refused(c["refused"])
-            s = setting(c)
-            (record,) = evaluate(params, [s.spec], s, w.data, w.settings, w.opened)
+            s, seed = setting(c), int(w.store.spec(trial)["seed"])
+            (record,) = evaluate(params, [s.spec], [seed], s, w.data, w.settings, w.opened)
         except (Refused, SpecError) as error:
             record = {"status": "refused", "reason": str(error), "condition": c["id"]}
         except (Exception, SystemExit) as error:

@@ -14,6 +14,7 @@ from torch import Tensor
 from paribus import parts
 from paribus.contracts import P, View
 from paribus.errors import Refused, SpecError
+from paribus.nn import flex
 from paribus.nn.dropout import Dropout
 from paribus.nn.initialise import initialise
 from paribus.nn.places import Ready
@@ -44,7 +45,10 @@ class Net:
         self.specs, self.device = list(specs), device
         self.core = Transformer(model)
         if kernel == "auto":
-            kernel = "flex" if self.core.plain and not self.core.promised else "sdpa"
+            # In rows shorter than a block there is nothing that flex could leave out.
+            short = (spec.task.io().length or flex.BLOCK) < flex.BLOCK
+            able = self.core.plain and not self.core.promised
+            kernel = "flex" if able and not short else "sdpa"
         # Dropout of attention probabilities has the reference kernel alone; the record says so.
         self.kernel = "reference" if model.attn_dropout else kernel
         if self.kernel == "flex" and not self.core.plain:
@@ -93,6 +97,7 @@ class Net:
                 kernel=self.kernel,
                 dtype=master,
                 device=self.device,
+                last=self.specs[0].task.scored == "last",
             )
             self._ready = ((E, B, T), places, ready)
         return self._ready[2]

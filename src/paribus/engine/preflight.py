@@ -106,7 +106,8 @@ def _graph(graph: Mapping[str, Any], settings: Settings, data: Data) -> str:
         for c, spec in zip(conditions, judged, strict=True):
             rows = max(1, TOKENS // (spec.task.io().length or 1))
             setting = Setting(c["id"], c["key"], spec, c["split"], rows, tuple(c["by"]))
-            evaluate({k: t.detach() for k, t in params.items()}, [spec], setting, data, settings)
+            now = {k: t.detach() for k, t in params.items()}
+            evaluate(now, [spec], [m.seed], setting, data, settings)
     _refuse_unread(graph, m.phases, seen)
     refused = len(graph["conditions"]) - len(conditions)
     n = sum(t[0].numel() for t in params.values())

@@ -17,9 +17,12 @@ from paribus.errors import ParibusError, Refused, SpecError
 from paribus.spec import Spec
 from paribus.text.data import Data
 
+SHOWN = 32  # items of a condition up to which each is shown with its answer
+
 
 def evaluated(
     weights: Path,
+    seed: int,
     wanted: Sequence[tuple[str, Spec]],
     split: str,
     examples: int | None,
@@ -30,6 +33,7 @@ def evaluated(
     """A record for each condition, in order.
 
     Args:
+        seed: the trial's.
         wanted: how each condition is called, and its spec, resolved.
         device: None: what this machine has.
         cache: of tokens and tokenizers; None: they are made for this call alone.
@@ -48,9 +52,9 @@ def evaluated(
         }
         for label, spec in wanted:
             tell(label)
-            setting = Setting(label, label, spec, split, examples, ())
+            setting = Setting(label, label, spec, split, examples, (), shown=SHOWN)
             with _in_one_line(label):
-                out += evaluate(params, [spec], setting, data, settings)
+                out += evaluate(params, [spec], [seed], setting, data, settings)
     return out
 
 

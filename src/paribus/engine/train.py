@@ -170,8 +170,12 @@ class Trainer:
     def _batch(self, local: int, rows: range) -> dict[str, Tensor]:
         start = local * self.budget.rows
         spread = range(start + rows.start, start + rows.stop)
-        which = dict(zip(self.draws, self.sources, strict=True))  # arms of one seed read the same
-        drawn = [source.batch(seed, local, spread) for source, seed in which.values()]
+        drawn: dict[int, dict[str, Tensor]] = {}  # arms of one seed read the same
+        for n, (source, seed), m in zip(self.draws, self.sources, self.members, strict=True):
+            if n not in drawn:
+                own = source.batch(seed, local, spread)
+                # A later phase has an order of its own, and still the trial's names.
+                drawn[n] = own if seed == m.seed else source.for_trial(own, m.seed)
         batch = {k: torch.stack([drawn[n][k] for n in self.draws]) for k in drawn[0]}
         B, T = batch["inputs"].shape[1:3]
         self._read += batch["valid"].sum((1, 2)) if "valid" in batch else B * T
@@ -218,12 +222,13 @@ class Trainer:
         return float(self.budget.rows * length)
 
     def _norms(self, grads: list[Tensor]) -> Tensor:
-        """Gradient norm of each trial [E]; per trial and in order, so that a stack of any size
-        gives the bits of one trial alone."""
+        """Gradient norm of each trial [E]; on the CPU in the bits that it has alone."""
+        if grads[0].is_cuda:  # E times as many launches would be felt
+            return torch.stack([g.flatten(1).norm(dim=1) for g in grads]).norm(dim=0)
         out = []
         for e in range(self.e):
-            each = torch._foreach_norm([g[e] for g in grads])
-            out.append(torch.stack(each).square().sum().sqrt())
+            each = torch.stack(torch._foreach_norm([g[e] for g in grads]))
+            out.append(each.square().sum().sqrt())
         return torch.stack(out)
 
     def _advance(self) -> None:
@@ -241,10 +246,10 @@ class Trainer:
         keep_E = finite_E & torch.tensor(self.alive, device=finite_E.device)
         all_finite = bool(keep_E.all())
         dtype = next(iter(self.params.values())).dtype
-        for g in grads:
-            shape = (self.e,) + (1,) * (g.ndim - 1)
-            g.mul_(factor_E.to(dtype).view(shape))
-            if not all_finite:
+        shapes = [(self.e,) + (1,) * (g.ndim - 1) for g in grads]
+        torch._foreach_mul_(grads, [factor_E.to(dtype).view(shape) for shape in shapes])
+        if not all_finite:
+            for g, shape in zip(grads, shapes, strict=True):
                 g.copy_(torch.where(keep_E.view(shape), g, torch.zeros((), dtype=dtype)))
         lr_E = [
             s.optim.lr * s.schedule.factor(local, s.steps or 1)  # type: ignore[attr-defined]

@@ -289,10 +289,17 @@ def _hooks(w: Worker, group: list[Member]) -> Hooks:
             if trainer.step % (s.every or 1):
                 continue
             each = [w.setting(m.trial, s.key).spec for m in group]
-            with torch.no_grad():
-                found = evaluate(trainer.params, each, s, w.data, w.settings, w.opened)
-            for row, record in zip(rows, found, strict=True):
-                row |= {f"{s.key} {k}": v["value"] for k, v in record["metrics"].items()}
+            tasks: dict[Any, list[int]] = {}
+            for e, spec in enumerate(each):
+                tasks.setdefault(spec.task, []).append(e)
+            for of in tasks.values():
+                whole = len(of) == len(group)
+                params = {k: p if whole else p[of] for k, p in trainer.params.items()}
+                specs, seeds = [each[e] for e in of], [group[e].seed for e in of]
+                with torch.no_grad():
+                    found = evaluate(params, specs, seeds, s, w.data, w.settings, w.opened)
+                for e, record in zip(of, found, strict=True):
+                    rows[e] |= {f"{s.key} {k}": v["value"] for k, v in record["metrics"].items()}
         return rows
 
     return Hooks(

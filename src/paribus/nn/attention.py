@@ -155,8 +155,9 @@ def _sdpa(q: Tensor, k: Tensor, v: Tensor, at: Pattern, scale: float) -> Tensor:
 
 
 def _fold(x: Tensor, E: int, B: int) -> Tensor:
-    """[e,b,h,T,S] -> [E·B,h,T,S] without a copy where e = b = 1."""
+    """[e,b,h,T,S] -> [E·B,h,T,S], or [1,h,T,S] where e = b = 1: a kernel that wants another
+    alignment then copies one row."""
     e, b, h, T, S = x.shape
     if e == b == 1:
-        return x[0].expand(E * B, h, T, S)
+        return x[0]
     return x.expand(E, B, h, T, S).reshape(E * B, h, T, S)

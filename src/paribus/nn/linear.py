@@ -20,6 +20,9 @@ def cast(x: Tensor, dtype: torch.dtype | None) -> Tensor:
 
 def linear(x_EBTD: Tensor, w_EFD: Tensor, b_EF: Tensor | None = None) -> Tensor:
     """x wᵀ + b for each trial, in w's dtype."""
+    if w_EFD.shape[1] == 1:  # torch takes another kernel for one such product than for several
+        b_EF = None if b_EF is None else F.pad(b_EF, (0, 1))
+        return linear(x_EBTD, F.pad(w_EFD, (0, 0, 0, 1)), b_EF)[..., :1]
     B, T = x_EBTD.shape[1:3]
     x_END = cast(x_EBTD, w_EFD.dtype).flatten(1, 2)
     if x_END.shape[0] != w_EFD.shape[0]:

@@ -19,6 +19,7 @@ from paribus.errors import Refused, SpecError
 from paribus.nn import flex
 from paribus.nn.attention import Pattern, alike, pattern, settle
 from paribus.nn.declare import declare, numbers
+from paribus.nn.needed import needed
 from paribus.spec import Model
 
 if TYPE_CHECKING:
@@ -31,10 +32,16 @@ REMEMBERED = {"view": 8, "tables": 8, "patterns": 2}
 
 class Ready(NamedTuple):
     """What a pass needs of its tokens' places, made beforehand: the position's tables and each
-    layer's pattern."""
+    layer's pattern.
+
+    Attributes:
+        go: which tokens enter the first layer and leave each one, as places among those that it
+            was given (None: all); empty: all everywhere.
+    """
 
     tables: Params
     reads: Sequence[Pattern]
+    go: Sequence[Tensor | None] = ()
 
 
 class Places:
@@ -90,12 +97,14 @@ class Places:
         self, T: int, *, start: int = 0, device: Any = None, given: Params | None = None
     ) -> View:
         """Coordinates [e,b,T] of T tokens; ``index`` and ``token`` count from ``start`` unless
-        given.  A row of plain tokens is one branch: ``branch`` is 0, ``time`` is the token."""
+        given.  A row of plain tokens is one branch: ``branch`` is 0, ``time`` is the token; and one
+        block: so is ``slot``."""
         plain = torch.arange(start, start + T, device=device).view(1, 1, T)
         mine = {n: _three(c) for n, c in (given or {}).items()}
         mine = {"index": plain, "token": plain, **mine}
         zero = torch.zeros_like(plain)
-        return View({"branch": zero, "main": zero, "time": mine["token"], **mine})
+        own = {"time": mine["token"], "slot": mine["token"]}
+        return View({"branch": zero, "main": zero, **own, **mine})
 
     def tables(
         self,
@@ -215,6 +224,15 @@ class Places:
         keep = self.mask.allowed(layer, q, k)
         return keep & (q.row == k.row) if "row" in q.coordinates else keep
 
+    def seen(self, T: int, given: Params) -> list[Tensor]:
+        """What the mask lets T tokens at ``given`` coordinates read, bool [e,b,T,S] a layer."""
+        view = self.view(T, given=given)
+        q = view.map(lambda c: c[:, :, None, :, None])
+        k = view.map(lambda c: c[:, :, None, None, :])
+        asked = range(self.dims.layers) if self.mask.per_layer else range(1)
+        found = [self._allowed(layer, q, k)[:, :, 0] for layer in asked]
+        return found if self.mask.per_layer else found * self.dims.layers
+
     def _each(self, make: Callable[[int], Pattern]) -> list[Pattern]:
         """A pattern for each layer; one for all where layers do not differ."""
         if self.mask.per_layer or (self._biased and self._per_layer):
@@ -242,6 +260,7 @@ class Places:
         kernel: str = "sdpa",
         dtype: torch.dtype = torch.float32,
         device: Any = None,
+        last: bool = False,
     ) -> Ready:
         """Tables and patterns for tokens at ``given`` coordinates, made once for many passes; of a
         model that is ``plain``.
@@ -250,9 +269,11 @@ class Places:
             sizes: (E, B, T) of the inputs.
             draws: the entry of the coordinates' first axis that each trial reads; None: its own.
             given, valid_EBT, models, kernel, dtype: as of ``forward`` and ``tables``.
+            last: the last output alone is looked at: tokens that it does not depend on are left out
+                where rows agree, so there may be but one output.
         """
         E, B, T = sizes
-        given = {n: _three(c) for n, c in given.items()}
+        given = {n: _once(_three(c)) for n, c in given.items()}
         q = self.view(T, device=device, given=given)
         tables = self.tables(q, models, dtype, draws)
         if kernel != "flex":
@@ -260,8 +281,9 @@ class Places:
                 of = torch.tensor(draws, device=device)
                 q = q.map(lambda c: c[of] if c.shape[0] > 1 else c)
                 valid_EBT = None if valid_EBT is None else valid_EBT[of]
-            reads = self.patterns({}, tables, q, q, valid_EBT, given, keep=False)
-            return Ready(tables, [*map(settle, reads)])
+            reads = [*map(settle, self.patterns({}, tables, q, q, valid_EBT, given, keep=False))]
+            found = needed(reads, T, q.index.device) if last and not self._by_token() else None
+            return Ready(tables, reads) if found is None else Ready(tables, *found)
         view = q if valid_EBT is None else View({**q.coordinates, "valid": valid_EBT.bool()})
         of = torch.tensor(range(E) if draws is None else draws, device=device)
         rows = flex.Rows(view, E, B, of, plain="index" not in given)
@@ -274,6 +296,12 @@ class Places:
             )
 
         return Ready(tables, self._each(make))
+
+    def _by_token(self) -> bool:
+        """Whether something in a layer goes by a token's place in the row: then all stay."""
+        m, position = self.model, self.model.position
+        turns = position is not None and position.rotate is not None
+        return turns or bool(m.dropout or m.embed_dropout or m.attn_dropout)
 
     def _score(self, tables: Params, rows: flex.Rows) -> Callable[..., Tensor]:
         """The bias without parameters as the flex kernel wants it, one pair of tokens at a time."""
@@ -319,6 +347,12 @@ class Places:
 def _exact(c: Tensor) -> Tensor:
     """A coordinate in float64, as parts are promised; on the CPU where the device has none."""
     return (c.cpu() if c.device.type == "mps" else c).double()
+
+
+def _once(c: Tensor) -> Tensor:
+    """A coordinate [1,1,T] where all rows of all trials have the same; else as it is."""
+    first = c[:1, :1]
+    return first if c.shape[:2] != (1, 1) and bool((c == first).all()) else c
 
 
 def _three(c: Tensor) -> Tensor:

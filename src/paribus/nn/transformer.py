@@ -59,7 +59,8 @@ class Transformer(Places):
         dtype: torch.dtype | None = None,
         ready: Ready | None = None,
     ) -> Tensor:
-        """Logits [E,B,T,V], or [E,B,T] of a scalar read-out at every token.
+        """Logits [E,B,T,V], or [E,B,T] of a scalar read-out at every token; where ``ready`` leaves
+        tokens out, of those that leave the last layer.
 
         Args:
             p: parameters [E, …] by path.
@@ -77,13 +78,15 @@ class Transformer(Places):
         model = self.model
         if ready is None:
             ready = self._places(p, inputs, view, tables, valid_EBT, cache)
-        tables, reads = ready
-        x = self._read_in(p, inputs, tables, dtype)
+        tables, reads, go = ready
+        go = go or [None] * (model.layers + 1)
+        x = _those(self._read_in(p, inputs, tables, dtype), go[0])
         if drop is not None:
             x = drop.apply(x, model.embed_dropout, 0)
         for i in range(model.layers):
             h = self._norm(p, f"blocks.{i}.norm1", model.norm, x)
-            h = self._attention(p, i, h, reads[i], tables, cache, drop, kernel, dtype)
+            h = self._attention(p, i, h, go[i + 1], reads[i], tables, cache, drop, kernel, dtype)
+            x = _those(x, go[i + 1])
             x = x + (h if drop is None else drop.apply(h, model.dropout, 3 * i + 1))
             h = self._norm(p, f"blocks.{i}.norm2", model.norm, x)
             weights = {n: cast(w, dtype) for n, w in self._own(p, f"blocks.{i}.mlp").items()}
@@ -118,7 +121,8 @@ class Transformer(Places):
         self,
         p: Params,
         i: int,
-        h_EBTD: Tensor,
+        h_EBSD: Tensor,
+        go: Tensor | None,
         at: Pattern,
         tables: Params,
         cache: Cache | None,
@@ -126,19 +130,19 @@ class Transformer(Places):
         kernel: str,
         dtype: torch.dtype | None,
     ) -> Tensor:
-        """The attention sublayer of block i, without its norm."""
+        """The attention sublayer of block i, without its norm, for the tokens that go on."""
         model, block = self.model, f"blocks.{i}"
         own = self._own(p, f"{block}.attn")
         compute = dtype or own["q"].dtype
-        h_EBTD = cast(h_EBTD, compute)
+        h_EBSD = cast(h_EBSD, compute)
 
-        def heads(name: str, count: int) -> Tensor:
-            y = linear(h_EBTD, cast(own[name], compute), own.get(f"{name}_bias"))
+        def heads(h: Tensor, name: str, count: int) -> Tensor:
+            y = linear(h, cast(own[name], compute), own.get(f"{name}_bias"))
             return y.unflatten(-1, (count, self.dims.head_dim)).transpose(2, 3)
 
-        q_EBHTd = heads("q", self.dims.heads)
-        k_EBGTd = heads("k", self.dims.kv_heads)
-        v_EBGTd = heads("v", self.dims.kv_heads)
+        q_EBHTd = heads(_those(h_EBSD, go), "q", self.dims.heads)
+        k_EBGTd = heads(h_EBSD, "k", self.dims.kv_heads)
+        v_EBGTd = heads(h_EBSD, "v", self.dims.kv_heads)
         if model.q_norm is not None:
             q_EBHTd = self._norm(p, f"{block}.attn.q_norm", model.q_norm, q_EBHTd)
         if model.k_norm is not None:
@@ -172,3 +176,7 @@ class Transformer(Places):
             return linear(x_EBTD, weight, bias).squeeze(-1).to(bias.dtype)
         table = p["head"] if "head" in self.declared else p["embed.tokens"]
         return linear(x_EBTD, cast(table, dtype)).to(table.dtype)
+
+
+def _those(x_EBTD: Tensor, places: Tensor | None) -> Tensor:
+    return x_EBTD if places is None else x_EBTD.index_select(2, places)

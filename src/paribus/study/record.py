@@ -59,11 +59,13 @@ def study_record(plan: Plan) -> dict[str, Any]:
         return not any(p.spec.task.io().ragged for p in v.phases)
 
     metrics: dict[str, Any] = {}
-    baselines_of = e.variants[0].spec.task
+    # Variants may have tasks of several kinds; a metric that several have is the first one's.
+    tasks: list[Any] = list({type(v.spec.task): v.spec.task for v in e.variants}.values())
     data = {i.trial.variant.name: i.trial.variant.data for i in plan.items}
     for evaluation in s.evaluate:
-        what = evaluation.what if evaluation.what is not None else baselines_of
-        for name, m in getattr(what, "metrics", {}).items():
+        judged = tasks if evaluation.what is None else [evaluation.what]
+        every = [pair for what in judged for pair in getattr(what, "metrics", {}).items()]
+        for name, m in {**dict(every), **dict(reversed(every))}.items():
             known = metrics.setdefault(
                 name,
                 {
@@ -118,7 +120,7 @@ def study_record(plan: Plan) -> dict[str, Any]:
         ],
         "metrics": metrics,
         "trivial": sorted({b for v in e.variants for b in v.spec.task.trivial}),
-        "primary": s.primary or next(iter(baselines_of.metrics)),
+        "primary": s.primary or next(iter(tasks[0].metrics)),
         "baseline": s.baseline.data() if s.baseline else None,
         "columns": s.columns,
         "skipped": e.skipped,

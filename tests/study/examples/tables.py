@@ -26,7 +26,7 @@ model = Factor(
         },
         "lowrank": {
             "model.position": positions.tiled(own=3),
-            "model.mask": masks.schema_blocks(local_layers=2),
+            "model.mask": masks.schema_blocks(local_layers=2, causal=True),
         },
     },
 )
@@ -49,7 +49,7 @@ study = Study(
     seeds=3,
     baseline=model["standard"],
     primary="balanced_accuracy",
-    evaluate=[Eval("test", by=("hops", "unconnected"))],
+    evaluate=[Eval("test", by=("hops", "present"))],
     names="table_connectivity_{model}_V{V}_N{N}_run{run}",
     skip=[("fewer examples than one batch", lambda c: c.spec["rows"] > c.N)],
     hypotheses=dict(

@@ -7,12 +7,14 @@ Without rows there is nothing to draw.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
 
-from paribus.analysis.plots import cost, forest, heat, lines, training, tuning
+from paribus.analysis.plots import axes, cost, forest, heat, lines, slices, training, tuning
 from paribus.analysis.plots.canvas import Canvas, styled
 from paribus.analysis.plots.material import Material as Material
 from paribus.analysis.plots.material import Point
+from paribus.analysis.plots.slices import plain as plain
 
 DRAWN = 220  # variants beyond which no figure tells them apart
 
@@ -56,13 +58,24 @@ def primary(m: Material) -> Figure | None:
     return HEAT if heat.data(m) else None
 
 
+def sliced(m: Material) -> Iterator[Figure]:
+    """A figure for each way in which the evaluation items are sliced."""
+    if m.any and len(m.chosen) <= DRAWN:
+        for by in slices.kinds(m):
+            yield Figure(f"slices-{plain(by)}", "cap_slices", partial(slices.data, by=by),
+                         partial(slices.draw, by=by))  # fmt: skip
+
+
 def figures(m: Material) -> Iterator[Drawn]:
     """Every figure that the study has data for, the main one first."""
     first = primary(m)
     chosen = [first] if first else []
     if m.any and first is PRIMARY and heat.wanted(m):
         chosen.append(HEAT)
-    for figure in (*chosen, *FIGURES):
+    if m.any and len(m.chosen) <= DRAWN and (axis := axes.learning(m)):
+        chosen.append(Figure("learning", "cap_learning", partial(lines.data, axis=axis),
+                             partial(lines.draw, axis=axis)))  # fmt: skip
+    for figure in (*chosen, *sliced(m), *FIGURES):
         if rows := figure.data(m):
             with styled():
                 canvas = figure.draw(rows, m)

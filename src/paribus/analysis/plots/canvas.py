@@ -229,7 +229,7 @@ def direct(ax: Any, ends: Iterable[tuple[float, str, str]]) -> None:
               else (y - low) / (high - low) for y, _, _ in found][::turn]  # fmt: skip
     gap = 0.056 * 4.2 / ax.figure.get_figheight()
     for (y, label, colour), place in zip(found[::turn], spread(places, gap), strict=True):
-        ax.annotate(short(label, 24), (1, y), xycoords=("axes fraction", "data"),
+        ax.annotate(short(label, 36), (1, y), xycoords=("axes fraction", "data"),
                     xytext=(1.015, place), textcoords="axes fraction", color=colour,
                     va="center", fontsize=9.5, annotation_clip=False)  # fmt: skip
 
@@ -262,7 +262,10 @@ def below(canvas: Canvas, handles: Sequence[Any], labels: Sequence[str], count: 
 
 def short(text: str, most: int = 40) -> str:
     """A name that leaves room for the figure."""
-    return text if len(text) <= most else f"{text[: most - 1]}…"
+    if len(text) <= most:
+        return text
+    cut = text[: most - 1]
+    return f"{cut if cut.count(OPEN) == cut.count(CLOSE) else cut.replace(OPEN, '')}…"
 
 
 def quantity(canvas: Canvas, metric: str, unit: str, better: str) -> str:

@@ -8,22 +8,24 @@ from typing import Any
 
 from paribus.analysis.plots.canvas import GREY, Canvas, legend, quantity, short
 from paribus.analysis.plots.material import Material, Point, is_number, mean_point
+from paribus.analysis.tables import judged
 
 NAMED = 12
 
 
 def data(m: Material) -> list[Point]:
     """A variant each: {"variant", "cost": "flops" or "seconds", "x", "y", "n", "of", "low",
-    "high"}; ``y`` is the mean over the conditions.  Only variants that lack no value; [] where
-    all cost about the same: a few seconds tell of the machine."""
+    "high"}; ``y`` is the mean over the conditions that judge.  Only variants that lack no value; []
+    where all cost about the same: a few seconds tell of the machine."""
     t = m.table()
+    shown = set(judged(t.conditions))
     ends: dict[str, Any] = {}
     for (trial, *_), result in m.results.best.items():
         ends.setdefault(trial, result)
     for kind, apart in (("flops", 1.005), ("seconds", 1.25)):
         out = []
         for name, row in t.rows:
-            entries = [e for e in row if e is not None]
+            entries = [e for k, e in enumerate(row) if e is not None and k in shown]
             if name not in m.chosen or not entries or not all(e.whole for e in entries):
                 continue
             costs = [ends.get(trial, {}).get(kind) for trial, v in m.of.items() if v == name]

@@ -8,11 +8,11 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from paribus.analysis.plots.axes import conditioned
 from paribus.analysis.plots.canvas import FAINT, GREY, PAPER, Canvas, quantity, short
-from paribus.analysis.plots.lines import axis_of
 from paribus.analysis.plots.material import Material, Point
 from paribus.analysis.stats import Sample
-from paribus.analysis.tables import Entry, Table
+from paribus.analysis.tables import Entry, Table, judged
 from paribus.analysis.words import number
 from paribus.study.measures import Node
 
@@ -32,7 +32,7 @@ def axes_of(m: Material) -> tuple[str, str, str] | None:
     if len(names) >= 2:
         third = next((f["name"] for f in many[2:] if len(f["levels"]) <= PANELS), "")
         return names[0], names[1], third
-    axis = axis_of(m.study) or next(
+    axis = conditioned(m.study) or next(
         (f["name"] for f in m.study["factors"]
          if f["kind"] == "condition" and len(f["levels"]) > 1), None)  # fmt: skip
     return (names[0], axis, "") if names and axis else None
@@ -54,12 +54,13 @@ def data(m: Material, metric: str | None = None) -> list[Point]:
     if axes is None or not m.any:
         return []
     levels = {v["name"]: v["levels"] for v in m.study["variants"]}
+    shown = set(judged(t.conditions))
     groups: dict[tuple[Any, ...], list[Entry]] = {}
     for name, row in t.rows:
         if name not in m.chosen:
             continue
-        for c, e in zip(t.conditions, row, strict=True):
-            if e is not None:
+        for k, (c, e) in enumerate(zip(t.conditions, row, strict=True)):
+            if e is not None and k in shown:
                 tags = {**levels[name], **c["levels"]}
                 row_tag, column, panel = (tags.get(f) for f in axes) if axes[2] else (
                     *(tags.get(f) for f in axes[:2]), "")  # fmt: skip

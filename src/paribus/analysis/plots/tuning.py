@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from paribus.analysis.cells import Lost
+from paribus.analysis.plots.axes import geometric
 from paribus.analysis.plots.canvas import COLOURS, DASHES, GREY, PAPER, Canvas, direct, legend
-from paribus.analysis.plots.lines import DIRECT, geometric
+from paribus.analysis.plots.lines import DIRECT
 from paribus.analysis.plots.material import Material, Point, is_number
 
 

@@ -115,6 +115,7 @@ class Told:
             },
             "stated": states.both,
             "sheets": self._sheets(),
+            "learned": self._learned(),
             "edges": tuning.edges(tuned),
             "findings": self._findings(),
             "fairness": facts.fairness(study, rows),
@@ -139,14 +140,35 @@ class Told:
 
     def _sheets(self) -> list[Any]:
         """The primary metric, and others that were measured and are no mere transform of one."""
+        from paribus.analysis import slices
         from paribus.analysis.sheets import sheet
 
         study, m = self.study, self.material
         seen = m.results.seen
         others = [n for n, info in study["metrics"].items()
                   if n in seen and not info.get("transform")]  # fmt: skip
-        return [sheet(study, m.table(n), m.chosen)
-                for n in dict.fromkeys([study["primary"], *others])]  # fmt: skip
+        first, *more = dict.fromkeys([study["primary"], *others])
+        tables = [m.table(first), *slices.tables(m.results), *map(m.table, more)]
+        return [sheet(study, t, m.chosen) for t in tables]
+
+    def _learned(self) -> dict[str, Any] | None:
+        """What each arm learned against the trivial baselines: sentences, how to read them, and
+        every comparison."""
+        from paribus.analysis import telling
+        from paribus.analysis.learned import learned
+
+        found = learned(self.material) if self.material.any else None
+        if found is None:
+            return None
+        said = {g: telling.sentences(found, self.material, g) for g in LANGUAGES}
+        return {
+            "said": [dict(zip(LANGUAGES, pair, strict=True))
+                     for pair in zip(*said.values(), strict=True)],
+            "note": {g: telling.note(found, g) for g in LANGUAGES},
+            "compared": telling.compared(found),
+            "better": found.better,
+            "metric": found.metric,
+        }  # fmt: skip
 
     def _findings(self) -> list[dict[str, Any]]:
         """The gravest first; an accepted one last."""

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from paribus.analysis import sheets
+from paribus.analysis.plots import plain
 from paribus.analysis.tables import to_csv
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ def paper(told: Told) -> Iterator[tuple[str, bytes]]:
         yield f"paper/{d.name}.pdf", d.canvas.pdf("en")
     for s in told.context()["sheets"]:
         metric = s.table.metric
+        if of := s.table.slices:
+            metric = f"{metric}-slices-{plain(of)}"
         yield f"paper/{metric}.tex", sheets.latex(s, label=f"tab:{metric}").encode()
         if s.compared:
             text = sheets.latex(s, apart=True, label=f"tab:{metric}-differences")

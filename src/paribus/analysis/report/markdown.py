@@ -22,6 +22,7 @@ def page(told: Told, lang: str, folder: str) -> str:
     parts = [
         *_head(told, c, lang),
         *_answer(told, c, lang, folder),
+        *_learned(c, lang),
         *_results(c, lang),
         *_pictures(told, c, lang, folder),
         *_claims(c, lang),
@@ -83,7 +84,8 @@ def _results(c: dict[str, Any], lang: str) -> Iterator[str]:
     reference = " " + say("reference", lang)
     for s in (_spoken(s, lang) for s in c["sheets"]):
         t = s.table
-        yield f"### {_md(sheets.title(t))}"
+        by = f" {say('by_slice', lang, of=t.slices)}" if t.slices else ""
+        yield f"### {_md(sheets.title(replace(t, slices='')) + by)}"
         yield sheets.markdown(s, mark=reference)
         notes = [say(f"better_{t.better}", lang)]
         notes += [say("table_note_md", lang, n=t.n)] if t.n > 1 else [
@@ -91,6 +93,7 @@ def _results(c: dict[str, Any], lang: str) -> Iterator[str]:
         notes += [say("best_note", lang)] if s.marked else []
         notes += [say("trivial_note", lang)] if s.trivial else []
         notes += [say("baselines_note", lang)] if t.baselines else []
+        notes += [say("items_note", lang)] if t.items else []
         notes += [say("imported_note", lang)] if t.imports else []
         notes += [say("hidden_note", lang, n=s.hidden)] if s.hidden else []
         yield f"<sub>{' '.join(notes)}</sub>"
@@ -105,12 +108,25 @@ def _results(c: dict[str, Any], lang: str) -> Iterator[str]:
             )
 
 
+def _learned(c: dict[str, Any], lang: str) -> Iterator[str]:
+    if not (found := c["learned"]):
+        return
+    yield f"## {say('learned', lang)}"
+    colon = say("colon", lang)
+    yield "\n".join(f"- **{_md(s[lang].arms)}**{colon}{_md(str(s[lang]))}"
+                    for s in found["said"])  # fmt: skip
+    yield f"<sub>{_md(found['note'][lang])}</sub>"
+
+
 def _spoken(s: sheets.Sheet, lang: str) -> sheets.Sheet:
     """The sheet with the states of its cells in the language."""
     lines = []
     for line in s.lines:
         cells = [x and replace(x, states=states.said(x.states, lang)) for x in line.cells]
-        lines.append(replace(line, cells=tuple(cells)))
+        name = line.name
+        if line.kind == "items":
+            name = say("items", lang) + name.removeprefix(sheets.ITEMS)
+        lines.append(replace(line, name=name, cells=tuple(cells)))
     return replace(s, lines=tuple(lines))
 
 

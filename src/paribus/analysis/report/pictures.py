@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from paribus.analysis.plots import DRAWN, Drawn, Material, heat
+from paribus.analysis.plots.axes import axis_of, learning
 from paribus.analysis.plots.canvas import styled
-from paribus.analysis.plots.lines import axis_of
-from paribus.analysis.words import say
+from paribus.analysis.words import arm, say
 
 LANGUAGES = ("en", "zh")
 LEVEL = "90%"  # of the intervals in figures
@@ -23,8 +23,15 @@ def caption(d: Drawn, m: Material, lang: str) -> str:
         facts |= {"rows": rows, "columns": columns}
     if d.name == "tuning":
         facts["rule"] = next(f["tuned"] for f in m.study["factors"] if f.get("tuned"))
-    parts = [say(d.caption, lang, **facts)]
-    if d.name == "primary":
+    axis = learning(m) if d.name == "learning" else axis_of(m)
+    facts["axis"] = axis.name if axis else ""
+    sliced = d.name.startswith("slices-")
+    parts = [] if sliced else [say(d.caption, lang, **facts)]
+    if d.name in ("primary", "learning"):
+        if axis and axis.trained:
+            parts = [say("cap_learning", lang, **facts)]
+            if m.study.get("baseline") and say("fig_reference") not in d.canvas.said:
+                parts.append(say("cap_baseline", lang, arm=arm(m.study["baseline"], lang)))
         parts += _primary(d, m, lang)
     elif d.name == "heat":
         if over := heat.averaged(m):
@@ -39,6 +46,8 @@ def caption(d: Drawn, m: Material, lang: str) -> str:
             parts.append(say("cap_colours", lang, factor=factor))
         if any(p["n"] > 1 for p in d.rows):
             parts[0] = say("cap_curves_mean", lang)
+    elif sliced:
+        parts = _slices(d, m, lang)
     elif d.name == "cost" and d.rows[0]["cost"] == "seconds":
         parts.append(say("cap_shared", lang))
     return ("" if lang == "zh" else " ").join(parts)
@@ -61,7 +70,7 @@ def _primary(d: Drawn, m: Material, lang: str) -> list[str]:
         bands = "cap_bands" if any(p["kind"] == "seed" for p in d.rows) else "cap_bands_only"
         if len({p["panel"] for p in means}) > 1:
             bands = "cap_bands_only"
-        parts.append(say(bands if axis_of(m.study) else "cap_rows", lang, level=LEVEL))
+        parts.append(say(bands if axis_of(m) else "cap_rows", lang, level=LEVEL))
     elif means:
         parts.append(say("cap_seeds", lang))
     if any(p["n"] < p["of"] for p in means):
@@ -74,10 +83,27 @@ def _primary(d: Drawn, m: Material, lang: str) -> list[str]:
         names = list(none)
         shown = ", ".join(names[:6]) + (f" … ({len(names)})" if len(names) > 6 else "")
         parts.append(say("cap_none", lang, names=shown))
+    if any(p["kind"] == "train" for p in d.rows):
+        parts.append(say("cap_train", lang))
     if any(p["kind"] == "imported" for p in d.rows):
         parts.append(say("cap_imported", lang))
     if d.canvas.far:
         parts.append(say("cap_far", lang, names=", ".join(sorted(d.canvas.far))))
+    return parts
+
+
+def _slices(d: Drawn, m: Material, lang: str) -> list[str]:
+    means = [p for p in d.rows if p["kind"] == "mean"]
+    parts = [say("cap_slices", lang, metric=means[0]["metric"])]
+    if any(p["low"] is not None for p in means):
+        parts.append(say("cap_rows_only", lang, level=LEVEL))
+    if any(p["kind"] == "baseline" for p in d.rows):
+        parts.append(say("cap_sliced_trivial", lang))
+    if (axis := axis_of(m)) and axis.trained:
+        levels = ", ".join(axis.values)
+        parts.append(say("cap_along", lang, factor=axis.name, levels=levels))
+    if any(p["n"] < p["of"] for p in means):
+        parts.append(say("cap_hollow", lang))
     return parts
 
 

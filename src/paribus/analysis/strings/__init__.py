@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from paribus.analysis.strings.captions import CAPTIONS
+from paribus.analysis.strings.learning import LEARNING
 from paribus.analysis.strings.texts import TEXTS
 
 STRINGS: dict[str, dict[str, str]] = {
@@ -181,4 +182,4 @@ STRINGS: dict[str, dict[str, str]] = {
     },
 }
 for _lang, _words in STRINGS.items():
-    _words.update(TEXTS[_lang] | CAPTIONS[_lang])
+    _words.update(TEXTS[_lang] | CAPTIONS[_lang] | LEARNING[_lang])

@@ -1,0 +1,366 @@
+"""Relational schemas and questions about them: drawn by key, labelled, joined by shortest paths.
+
+A schema has V tables of C columns.  Two tables can be joined where they share a column.  A question
+names two columns: is there a chain of joins from a table that has the one to a table that has the
+other?
+
+n schemas, V tables, C columns a table, K = V·C column ids to draw from.  Schemas stand last, side
+by side: then a core is fast, too.  All is integers and booleans, so every device gives the same.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations, product
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from paribus.errors import SpecError
+from paribus.lazy import numpy as np
+from paribus.lazy import torch
+from paribus.rng import Stream
+from paribus.text import paths
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+ABSENT, UNCONNECTED = -2, -1  # in the place of a number of joins
+GOLDEN = (5**0.5 - 1) / 2
+BLOCK = 1024  # examples that are drawn together
+AT_ONCE = 8192  # candidates that are looked at together: what they take stays in a core's cache
+PATIENCE = 1 << 22  # candidates for a block of examples before it is given up
+
+
+class Law(NamedTuple):
+    """What decides examples, beside their key and number; as in the fields of a task."""
+
+    V: int
+    C: int
+    mode: str
+    hops: tuple[float, ...] | None
+    density: float
+    data_seed: int
+
+    def kinds(self, n: int) -> dict[int | None, Any]:
+        """Places of n examples by kind: how many joins, or None where that is left to chance."""
+        if self.mode != "balanced":
+            return {None: np.arange(n)}
+        weights = self.hops or (1.0,) * min(4, self.V - 1)
+        # Multiples of the golden ratio fill [0, 1) evenly, however many there are.
+        even = (np.arange(n) // 2 + 1) * GOLDEN % 1
+        kind = np.searchsorted(np.cumsum(weights) / sum(weights), even, side="right")
+        return {h: np.flatnonzero(kind == h) for h in range(len(weights)) if (kind == h).any()}
+
+
+@dataclass(frozen=True)
+class Schemas:
+    """Drawn schemas and their questions.
+
+    Attributes:
+        cols: int16 [V,C,n], the column ids of each table.
+        asked: int16 [2,n], the two columns in question.
+        hops: int64 [n], joins on the shortest chain between them (0: one table has both), else
+            UNCONNECTED, or ABSENT where one of the two is in no table.
+    """
+
+    cols: Tensor
+    asked: Tensor
+    hops: Tensor
+
+    def __len__(self) -> int:
+        return self.asked.shape[1]
+
+    def __getitem__(self, at: Any) -> Schemas:
+        return Schemas(self.cols[..., at], self.asked[:, at], self.hops[at])
+
+    @property
+    def connected(self) -> Tensor:
+        """bool [n]: the label."""
+        return self.hops >= 0
+
+    @property
+    def present(self) -> Tensor:
+        """bool [n]: both columns are in the schema, which alone nearly tells the label."""
+        return self.hops != ABSENT
+
+
+def joined(pieces: Sequence[Schemas]) -> Schemas:
+    each = ((p.cols, p.asked, p.hops) for p in pieces)
+    return Schemas(*(torch.cat(t, -1) for t in zip(*each, strict=True)))
+
+
+# ── drawing ─────────────────────────────────────────────────────────────────────────────────
+
+
+def words_of(V: int, C: int) -> int:
+    """Random words of one candidate: an edge each, a column each, two questions, one choice."""
+    return V * (V - 1) // 2 + V * C + 3
+
+
+def below(words: Tensor, high: int) -> Tensor:
+    """Integers on [0, high) of the upper 32 bits; the bias is below high / 2³²."""
+    return ((words >> 32) & 0xFFFFFFFF) * high >> 32
+
+
+def tables(words: Tensor, V: int, C: int, density: float) -> tuple[Tensor, Tensor]:
+    """cols int16 [V,C,n] and the drawn edges bool [V(V−1)/2,n], in the order (0,1), (0,2) …
+
+    Columns are drawn with replacement.  Then each edge (u, v) of an Erdős–Rényi graph copies a
+    column of u over one of v, in order, so that a later edge can undo an earlier one: the graph of
+    shared columns is not the one that was drawn.
+    """
+    pairs = V * (V - 1) // 2
+    words = words.T.contiguous()
+    cols = below(words[pairs : pairs + V * C], V * C).to(torch.int16).view(V, C, -1)
+    cols = torch.cat([cols, cols[:, :1]], 1)  # a place more, where copies go that no edge makes
+    edges = ((words[:pairs] >> 32) & 0xFFFFFFFF) < round(density * 2**32)
+    for bits, edge, (u, v) in zip(words, edges, combinations(range(V), 2), strict=False):
+        gives, takes = ((b & 0xFFFF) * C >> 16 for b in (bits >> 16, bits))
+        takes = torch.where(edge, takes, C)
+        cols[v].scatter_(0, takes[None], cols[u].gather(0, gives[None]))
+    return cols[:, :C], edges
+
+
+def shared(cols: Tensor) -> Tensor:
+    """bool [V,V,n]: two tables have a column in common (each has with itself)."""
+    V, C, n = cols.shape
+    found = torch.eye(V, dtype=torch.bool, device=cols.device)[..., None].repeat(1, 1, n)
+    for u in range(V - 1):
+        later = found[u, u + 1 :]
+        for a, b in product(range(C), repeat=2):
+            later |= cols[u, a] == cols[u + 1 :, b]
+        found[u + 1 :, u] = later
+    return found
+
+
+def hops(cols: Tensor, asked: Tensor) -> Tensor:
+    """int64 [n]: joins on the shortest chain, UNCONNECTED or ABSENT; cols [V,C,n], asked [2,n]."""
+    first, last = ((cols == q).any(1) for q in asked)  # [V,n]
+    joins = shared(cols)
+    out = torch.full_like(asked[0], UNCONNECTED, dtype=torch.int64)
+    out = torch.where(first.any(0) & last.any(0), out, ABSENT)
+    for h in range(len(cols)):
+        out = torch.where((out == UNCONNECTED) & (first & last).any(0), h, out)
+        further = _joined_once(joins, first)
+        if torch.equal(further, first):
+            break
+        first = further
+    return out
+
+
+def _joined_once(joins: Tensor, first: Tensor) -> Tensor:
+    """bool [V,n]: the tables ``first``, and those that one join reaches from them."""
+    out = first.clone()
+    for there, of in zip(joins, first, strict=True):
+        out |= there & of
+    return out
+
+
+def distances(cols: Tensor, goal: Tensor) -> Tensor:
+    """int16 [V,n]: joins from each table to one that has the column ``goal`` [n]; V: no chain."""
+    joins, reach = shared(cols), (cols == goal).any(1)
+    out = torch.full_like(cols[:, 0], len(cols))
+    for h in range(len(cols)):
+        out = torch.where(reach, out.clamp(max=h), out)
+        further = _joined_once(joins, reach)
+        if torch.equal(further, reach):
+            break
+        reach = further
+    return out
+
+
+def divided(cols: Tensor) -> Tensor:
+    """bool [n]: some tables cannot be reached from others."""
+    joins = shared(cols)
+    reach = joins[0]
+    for _ in range(len(joins) - 2):
+        reach = _joined_once(joins, reach)
+    return ~reach.all(0)
+
+
+def eligible(cols: Tensor, h: int) -> tuple[Tensor, Tensor]:
+    """bool [n,K,K] of ordered pairs of different columns that are there: ``h`` joins apart, and
+    not connected."""
+    V, C, n = cols.shape
+    has = torch.zeros(n, V * C, V, device=cols.device)
+    of = torch.arange(V, device=cols.device).repeat_interleave(C)
+    has[torch.arange(n, device=cols.device), cols.flatten(0, 1).long(), of[:, None]] = 1
+    joins = shared(cols).permute(2, 0, 1).float()
+    reach = torch.eye(V, device=cols.device).expand(n, V, V)
+    levels: list[Tensor] = []  # reach within 0, 1 … h joins; then, last, within any
+    for _ in range(V):
+        levels.append(reach)
+        further = ((reach @ joins) > 0).float()
+        if torch.equal(further, reach):
+            break
+        reach = further
+
+    def pairs(reach: Tensor) -> Tensor:
+        return (has @ reach @ has.mT) > 0
+
+    there = has.any(2)
+    both = there[:, :, None] & there[:, None, :]
+    both = both & ~torch.eye(V * C, dtype=torch.bool, device=cols.device)
+    none = torch.zeros_like(both)
+    if h >= len(levels):  # no schema of these has so long a chain
+        return none, both & ~pairs(levels[-1])
+    before = pairs(levels[h - 1]) if h else none
+    return both & pairs(levels[h]) & ~before, both & ~pairs(levels[-1])
+
+
+def chosen(pairs: Tensor, words: Tensor) -> Tensor:
+    """int16 [2,n]: one of the true entries of [n,K,K], uniformly."""
+    K = pairs.shape[1]
+    flat = pairs.flatten(1)
+    rank = below(words, 1 << 31) * flat.sum(1) >> 31
+    at = ((flat.cumsum(1) == rank[:, None] + 1) & flat).int().argmax(1)
+    return torch.stack([at // K, at % K]).to(torch.int16)
+
+
+# ── example k ───────────────────────────────────────────────────────────────────────────────
+
+
+class Drawn:
+    """Examples by number: k is a function of the law, the key and k alone.
+
+    Blocks of examples are drawn together.  Each kind of example (see ``kinds``) has candidates of
+    its own, numbered; those that will do are taken in order.
+
+    Args:
+        key: what tells one list from another: a seed, a purpose …
+    """
+
+    def __init__(self, law: Law, key: tuple[int, str, str], device: Any) -> None:
+        self.law, self.key, self.device = law, key, device
+        self._kept: dict[int, Schemas] = {}
+
+    def rows(self, rows: range) -> Schemas:
+        """Examples of these numbers."""
+        if not len(rows):
+            return self._block(0)[:0]
+        first, last = rows.start // BLOCK, (rows.stop - 1) // BLOCK
+        self._kept = {b: s for b, s in self._kept.items() if first <= b <= last}
+        pieces = []
+        for b in range(first, last + 1):
+            if b not in self._kept:
+                self._kept[b] = self._block(b)
+            at = slice(max(rows.start - b * BLOCK, 0), min(rows.stop - b * BLOCK, BLOCK))
+            pieces.append(self._kept[b][at])
+        return pieces[0] if len(pieces) == 1 else joined(pieces)
+
+    def _block(self, b: int) -> Schemas:
+        kinds = self.law.kinds(BLOCK)
+        found = [(at, self._kind(b, h, at)) for h, at in kinds.items()]
+        if len(found) == 1:
+            return found[0][1]
+        order = np.argsort(np.concatenate([at for at, _ in found]), kind="stable")
+        return joined([s for _, s in found])[torch.from_numpy(order).to(self.device)]
+
+    def _kind(self, b: int, h: int | None, at: Any) -> Schemas:
+        """The examples of block b that are of one kind; ``at``: their places in the block."""
+        V, C, taken = self.law.V, self.law.C, 0
+        out: list[Schemas] = []
+        size, start = min(AT_ONCE, 2 * len(at)), 0
+        seed, purpose, split = self.key
+        stream = Stream(seed, purpose, split, self.law.mode, V, C, b, -1 if h is None else h)
+        while taken < len(at):
+            if start >= PATIENCE:
+                raise SpecError(
+                    f"task: of {start:,} schemas with V={V}, C={C}, "
+                    f"density={self.law.density}, {taken} will do for mode "
+                    f'"{self.law.mode}"' + (f" with pairs {h} joins apart" if h else "")
+                    + "; take another mode, density or hops"
+                )  # fmt: skip
+            words = stream.rows(range(start, start + size), words_of(V, C)).view(np.int64)
+            cand = torch.from_numpy(words.copy()).to(self.device)
+            found = self._candidates(cand, h, at[taken:])
+            out.append(found[: len(at) - taken])
+            taken += len(out[-1])
+            start, size = start + size, AT_ONCE
+        return joined(out)
+
+    def _candidates(self, words: Tensor, h: int | None, at: Any) -> Schemas:
+        """Those of a kind among the schemas that the words draw."""
+        V, C = self.law.V, self.law.C
+        cols, _ = tables(words, V, C, self.law.density)
+        if h is None:
+            asked = below(words[:, -3:-1].T, V * C).to(torch.int16)
+            found = Schemas(cols, asked, hops(cols, asked))
+            return found[found.present] if self.law.mode == "both" else found
+        # Both answers must be possible in every schema: what is asked decides, not the schema.
+        some = divided(cols).nonzero()[:, 0]
+        cols, words = cols[..., some], words[some]
+        near, apart = eligible(cols, h)
+        will_do = (near.flatten(1).any(1) & apart.flatten(1).any(1)).nonzero()[: len(at), 0]
+        cols, near, apart, words = cols[..., will_do], near[will_do], apart[will_do], words[will_do]
+        yes = torch.from_numpy(at[: len(will_do)] % 2 == 0).to(self.device)
+        asked = chosen(torch.where(yes[:, None, None], near, apart), words[:, -1])
+        return Schemas(cols, asked, torch.where(yes, h, UNCONNECTED))
+
+
+# ── schemas written by hand ─────────────────────────────────────────────────────────────────
+
+
+def file_of(path: str) -> Path:
+    """The one JSON file of questions that ``path`` means."""
+    found = paths.find(path, (".json",), "task.schemas")
+    if len(found) > 1:
+        raise SpecError(f"task.schemas: {path} means {len(found)} files; name one")
+    return found[0]
+
+
+def read(path: str, V: int, C: int, device: Any) -> Schemas:
+    """Questions of a JSON file; names stand for columns in the order in which they come."""
+    each = _each(path, V, C)
+    cols = torch.tensor([c for c, _, _ in each], dtype=torch.int16).permute(1, 2, 0)
+    asked = torch.tensor([a for _, a, _ in each], dtype=torch.int16).T
+    cols, asked = cols.contiguous().to(device), asked.contiguous().to(device)
+    return Schemas(cols, asked, hops(cols, asked))
+
+
+def words(path: str, V: int, C: int) -> list[list[str]]:
+    """What each question of a JSON file calls its columns, by id."""
+    return [called for _, _, called in _each(path, V, C)]
+
+
+Told = tuple[list[list[int]], list[int], list[str]]
+
+
+def _each(path: str, V: int, C: int) -> list[Told]:
+    file = file_of(path)
+    try:
+        told = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise SpecError(f"{file}: no JSON: {error}") from None
+    if not isinstance(told, list) or not told:
+        raise SpecError(f'{file}: write a list of {{"tables": {{…}}, "asked": [column, column]}}')
+    return [_one(q, V, C, f"{file}, question {n}") for n, q in enumerate(told, 1)]
+
+
+def _one(told: Any, V: int, C: int, where: str) -> Told:
+    """(ids of each table's columns, ids asked for, what ids are called) of one question."""
+    if not isinstance(told, dict) or set(told) != {"tables", "asked"}:
+        keys = ", ".join(told) if isinstance(told, dict) else repr(told)
+        raise SpecError(f'{where}: it has "tables" and "asked"; here: {keys}')
+    tables_, asked = told["tables"], told["asked"]
+    each = list(tables_.values()) if isinstance(tables_, dict) else tables_
+    if not (
+        isinstance(each, list)
+        and len(each) == V
+        and all(isinstance(t, list) and len(t) == C for t in each)
+    ):
+        raise SpecError(f"{where}: the model reads {V} tables of {C} columns; a column may repeat")
+    if not isinstance(asked, list) or len(asked) != 2:
+        raise SpecError(f"{where}: two columns are asked for; here: {asked!r}")
+    ids: dict[Any, int] = {}
+    for name in [c for t in each for c in t] + asked:
+        if not isinstance(name, str | int):
+            raise SpecError(f"{where}: a column is called by a word or a number, not {name!r}")
+        ids.setdefault(name, len(ids))
+    if len(ids) > V * C:
+        raise SpecError(
+            f"{where}: {len(ids)} different columns; the model knows {V * C}, so repeat some"
+        )
+    return [[ids[c] for c in t] for t in each], [ids[c] for c in asked], [*map(str, ids)]
