@@ -268,6 +268,7 @@ REFUSED = {
         "variant=rope,seed=2 does that",
     ),
     "of training": (["rope-s1", "--set", "optim.lr=1"], "--set optim.lr: no condition of evaluat"),
+    "of the batches": (["rope-s1", "--set", "task.offsets=true"], "training alone reads it"),
     "of shapes": (["rope-s1", "--over", "model.width=1,2"], "model.width: no condition of eval"),
     "misspelt": (["rope-s1", "--set", "task.lenght=3"], "did you mean 'length'?"),
     "no value": (["rope-s1", "--set", "task.length"], "write --set path=value"),

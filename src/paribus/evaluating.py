@@ -282,10 +282,21 @@ def conditions(o: Namespace, trained: Spec) -> list[Wanted]:
     for chosen in product(*levels.values()):
         own = dict(zip(levels, chosen, strict=True))
         label = " ".join(f"{k}={unrecorded.value(v)}" for k, v in (own or fixed).items())
+        _act(o, {**fixed, **own}, trained)
         out.append(_wanted(label or "own task", {**fixed, **own}, trained))
         if any(w.label == out[-1].label for w in out[:-1]):
             raise SpecError(f"--over: {label} is given twice")
     return out
+
+
+def _act(o: Namespace, changes: Mapping[str, Any], trained: Spec) -> None:
+    """Refuse what would change nothing: settings that training alone reads."""
+    for path in changes:
+        name = path.removeprefix("task.")
+        if name != path and name in trained.task.training and o.split != "train":
+            raise SpecError(
+                f"{path}: training alone reads it, so no evaluation of the {o.split} split changes"
+            )
 
 
 def _assigned(option: str, text: str, known: Mapping[str, Any]) -> tuple[str, str]:

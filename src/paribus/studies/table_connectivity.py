@@ -12,7 +12,7 @@ from paribus.studies import _table_connectivity as shared
 SCALES = ("small", "smoke", "paper")
 GRID: dict[str, tuple[list[int], list[int]]] = {
     "paper": ([5, 20], [256, 512, 1024, 2048, 4096]),
-    "small": ([5], [256, 1024, 4096]),
+    "small": ([5], [256, 1024, 4096, 65_536]),
     "smoke": ([3], [64]),
 }
 SIZE: dict[str, dict[str, Any]] = {

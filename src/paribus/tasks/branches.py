@@ -65,6 +65,7 @@ class Branches(Task, frozen=True, kw_only=True):
     eval_texts: Positive = 1920
 
     causal: ClassVar[bool] = True
+    training: ClassVar[frozenset[str]] = frozenset({"texts_per_step", "offsets"})
     trivial: ClassVar[tuple[str, ...]] = ("unigram", "bigram")
     metrics: ClassVar[dict[str, Metric]] = {
         "loss": Metric("nats/token"),

@@ -42,6 +42,7 @@ class Lm(Task, frozen=True, kw_only=True):
     eval_tokens: Annotated[int, Meta(ge=1)] = 65_536
 
     causal: ClassVar[bool] = True
+    training: ClassVar[frozenset[str]] = frozenset({"tokens_per_step"})
     trivial: ClassVar[tuple[str, ...]] = ("unigram", "bigram")
     metrics: ClassVar[dict[str, Metric]] = {
         "loss": Metric("nats/token"),
