@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import suppress
@@ -15,6 +16,7 @@ from paribus.analysis import kept, listing, records
 from paribus.store import Store, find_home
 from paribus.store.scan import Look
 from paribus.store.studies import redefined
+from paribus.study import registered
 from paribus.study.plan import Plan
 from paribus.study.record import results_seen
 
@@ -35,7 +37,10 @@ def load(study: str, *, scale: str | None = None, home: str | Path | None = None
     try:
         found = source.load(study, scale=scale)
         where = Path(home) if home else find_home(None if found.shipped else found.path)
-        return Loaded.of(Plan(found.study, Store(where)))
+        plan = registered.reading(found.study, Store(where))
+        if plan.note:
+            warnings.warn(plan.note, stacklevel=2)
+        return Loaded.of(plan)
     finally:
         parts.use_local(before)
 
