@@ -1,4 +1,4 @@
-"""The verbs that read, where the text of a study is another one."""
+"""The verbs that read, where the text of a study is another one; and what is never written over."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 
 import paribus
 from paribus import api, parts
+from paribus.errors import SpecError
 from paribus.text import paths
 from tests.command import paribus as command
 from tests.study.test_registered import NAMES, Lab
@@ -116,3 +117,46 @@ def test_plan_and_run_keep_to_the_text_that_is_here_and_say_so(lab: Lab) -> None
     assert run.stderr.startswith(said)
     assert files(lab)["results.csv"] != before["results.csv"]
     assert command("run", "told.py", "--dry-run").stdout.count(said) == 0  # it is registered now
+
+
+# ── what is never written over ──────────────────────────────────────────────────────────────
+
+
+def test_files_that_hold_more_are_left(lab: Lab) -> None:
+    before = files(lab)
+    lab.edit("steps=100", "steps=101")
+    said = command("report", "told.py")
+    assert said.returncode == 2 and said.stdout == ""
+    assert "with other trials than it has here: of those 4 are trained, with 8" in said.stderr
+    assert files(lab) == before
+    loaded = paribus.load("told.py")
+    with pytest.raises(SpecError, match="of these 0, with 0"):
+        loaded.write_report()
+    with pytest.raises(SpecError, match="are left as they are"):
+        loaded.write_lists()
+    with pytest.raises(SpecError, match="are left as they are"):
+        loaded.write_report("page.html", paper=True)
+    assert files(lab) == before
+
+
+def test_a_report_elsewhere_is_written_all_the_same(lab: Lab) -> None:
+    before = files(lab)
+    lab.edit("steps=100", "steps=101")
+    assert command("report", "told.py", "-o", "page.html").returncode == 0
+    assert (lab.folder / "page.html").is_file()
+    assert files(lab) == before
+
+
+def test_fewer_seeds_or_conditions_are_fewer_results(lab: Lab) -> None:
+    before = files(lab)
+    assert command("report", "told.py", "--seeds", "1").returncode == 2
+    lab.edit("[8, 16]", "[16]")
+    assert "of these 4, with 4" in command("report", "told.py").stderr
+    assert files(lab) == before
+
+
+def test_what_was_registered_anew_is_written(lab: Lab) -> None:
+    lab.edit("steps=100", "steps=101")
+    plan = lab.run("none-s1")
+    api.Loaded.of(plan).write_report()
+    assert files(lab)["results.csv"].count(b",done,") == 2

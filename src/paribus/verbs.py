@@ -285,8 +285,10 @@ def _conclude(plan: Plan, items: list[Item], o: Namespace) -> int:
     tell_ended(plan)
     loaded = api.Loaded.of(plan)
     print(f"\n{loaded.text()}", flush=True)
-    path = loaded.write_report(lang=o.lang)
-    print(f"\nreport: {path}")
+    try:
+        print(f"\nreport: {loaded.write_report(lang=o.lang)}")
+    except SpecError as error:  # meanwhile another run registered the study with other text
+        print(f"\nno report: {error}", file=sys.stderr)
     mine = {i.trial.id for i in items}
     now = [i for i in plan.items if i.trial.id in mine]
     bad = [i for i in now if i.state.state in ("failed", "out of memory", "refused")]
