@@ -236,6 +236,17 @@ def test_the_versions_of_python_where_the_text_comes_with_it(
     assert f"(corpus: stdlib of Python 3.1.4 there, {here} here)" in now.note
 
 
+def test_what_is_being_trained_elsewhere(lab: Lab) -> None:
+    plan = lab.run("none-s1")
+    stub = Stub(plan)
+    stub.open("rope-s1")
+    lab.write("text.txt", "another")
+    now = lab.read()
+    assert [i.state.state for i in now.items] == ["done", "planned", "running", "planned"]
+    assert elsewhere(lab.plan()).startswith("2 trials of this study were trained on other text")
+    stub.close()
+
+
 def test_a_damaged_registration_is_no_reason_to_see_nothing(lab: Lab) -> None:
     then = lab.run()
     (then.store.study_dir("told@main") / "study.json").write_text("{")
