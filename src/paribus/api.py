@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import suppress
@@ -12,9 +13,11 @@ from typing import Any
 
 from paribus import arrays
 from paribus.analysis import kept, listing, records
+from paribus.errors import SpecError
 from paribus.store import Store, find_home
 from paribus.store.scan import Look
 from paribus.store.studies import redefined
+from paribus.study import registered
 from paribus.study.plan import Plan
 from paribus.study.record import results_seen
 
@@ -35,7 +38,10 @@ def load(study: str, *, scale: str | None = None, home: str | Path | None = None
     try:
         found = source.load(study, scale=scale)
         where = Path(home) if home else find_home(None if found.shipped else found.path)
-        return Loaded.of(Plan(found.study, Store(where)))
+        plan = registered.reading(found.study, Store(where))
+        if plan.note:
+            warnings.warn(plan.note, stacklevel=2)
+        return Loaded.of(plan)
     finally:
         parts.use_local(before)
 
@@ -309,6 +315,9 @@ class Loaded:
         """Write the self-contained report where something has changed, and results.csv,
         completed.txt and errors.txt where they differ.
 
+        Files that hold more results than are at hand stay: that is an error, or with a path they
+        are passed over.
+
         Args:
             path: a file of its own (.html, or .md for Markdown); default: in the study's folder.
             always: also where nothing has changed.
@@ -321,7 +330,8 @@ class Loaded:
         as_before = self._kept.get("lang") == lang and kept.untouched(self._kept, folder)
         if as_before and path is None and not (always or everything or paper):
             return place
-        files = self.write_lists()
+        apart = path is not None and not (everything or paper)
+        files = {} if apart and self._fewer() else self.write_lists()
         head = f'<head>\n<meta name="records" content="{self._mark} {lang}">'
         html = b"" if always else _content(place)
         if path is not None and place.suffix.lower() == ".md":
@@ -348,6 +358,8 @@ class Loaded:
 
     def write_lists(self) -> dict[str, bytes]:
         """Write results.csv, completed.txt and errors.txt where they differ; their contents."""
+        if why := self._fewer():
+            raise SpecError(why)
         files = {
             "results.csv": self.csv().encode(),
             "completed.txt": listing.completed(self.study, self.looks).encode(),
@@ -356,6 +368,31 @@ class Loaded:
         for name, content in files.items():
             self.store.write_derived(self.store.study_dir(self.study["instance"]) / name, content)
         return files
+
+    def _fewer(self) -> str:
+        """Why the study's files are not to be written: they hold more than they would then, for of
+        the study as it is registered there are more results than of the one at hand; else "".
+
+        After an edit, with other seeds or other parts the trials are others; a run registers them.
+        """
+        instance = self.study["instance"]
+        stored = self.store.read_study(instance) or {"trials": []}
+        there, here = (
+            {t["id"]: {*t["cells"].values()} for t in s["trials"]} for s in (stored, self.study)
+        )
+        if all(here.get(trial, set()) >= cells for trial, cells in there.items()):
+            return ""
+        looks = {**records.looks(self.store, stored), **self.looks}
+        was, now = (registered.counted(t.items(), looks.__getitem__) for t in (there, here))
+        if now[0] >= was[0] and now[1] >= was[1]:
+            return ""
+        return (
+            f"{instance} is registered in {self.store.home} with other trials than it has here: "
+            f"of those {was[0]} are trained, with {was[1]} evaluations, of these {now[0]}, with "
+            f"{now[1]}. So results.csv, completed.txt, errors.txt and the report are left as they "
+            "are; -o FILE writes a report elsewhere, and `paribus run` registers the study as it "
+            "is here"
+        )
 
     def report_notes(self, *, everything: bool = True, paper: bool = False) -> list[str]:
         """What a person should know of a report that was written: where else it is, and what its

@@ -8,8 +8,9 @@ import os
 import platform
 import re
 import shlex
+import sys
 from argparse import Namespace
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -18,10 +19,11 @@ from typing import Any
 from paribus.errors import SpecError, nearest
 from paribus.spec import at
 from paribus.store import Store, find_home
-from paribus.study import source
+from paribus.study import registered, source
 from paribus.study.expand import Trial
 from paribus.study.factors import Factor
 from paribus.study.plan import Cell, Item, Plan
+from paribus.study.study import Study
 
 
 def opened(o: Namespace) -> tuple[source.Source, Store]:
@@ -37,18 +39,27 @@ def opened(o: Namespace) -> tuple[source.Source, Store]:
 
 
 def planned(o: Namespace) -> tuple[source.Source, Plan]:
+    """The study as it would be run."""
     found, store = opened(o)
-    return found, checked_plan(found, store)
+    return found, _checked(Plan, found.study, store)
 
 
-def checked_plan(found: source.Source, store: Store) -> Plan:
+def to_read(o: Namespace) -> tuple[source.Source, Plan]:
+    """The study as its results are read, where its text is another one, too; that is told."""
+    found, store = opened(o)
+    plan = _checked(registered.reading, found.study, store)
+    if plan.note:
+        print(f"note: {plan.note}", file=sys.stderr, flush=True)
+    return found, plan
+
+
+def _checked(make: Callable[[Study, Store], Plan], s: Study, store: Store) -> Plan:
     """The plan, with its hypotheses verified against the grid."""
     from paribus.study import hypotheses
 
     gc.disable()  # of ten thousand trials nothing is garbage yet: looking for it takes a tenth
     try:
-        plan = Plan(found.study, store)
-        s = found.study
+        plan = make(s, store)
         hypotheses.verify({**s.hypotheses, **s.criteria, **s.checks}, plan.record)
         _check_names(plan.record)
     finally:

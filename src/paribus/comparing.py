@@ -10,7 +10,7 @@ from typing import Any
 
 from paribus.analysis import findings, settings
 from paribus.analysis.realised import COLUMNS, rates
-from paribus.asked import planned
+from paribus.asked import to_read
 from paribus.cli import OK, emit
 from paribus.errors import SpecError, nearest
 from paribus.study.arms import beside, moves
@@ -56,7 +56,7 @@ class Side:
 
 
 def do_diff(o: Namespace) -> int:
-    _, plan = planned(o)
+    _, plan = to_read(o)
     found = difference(plan, o.a, o.b)
     if o.json:
         emit(found)

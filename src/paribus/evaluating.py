@@ -32,6 +32,7 @@ from paribus.study import source
 from paribus.study.cells import evaluated
 from paribus.study.expand import EVALUATED
 from paribus.study.plan import Item, Plan
+from paribus.study.registered import reading
 from paribus.text import paths
 
 
@@ -151,7 +152,7 @@ def _tell(n: int) -> Any:
 def _of_study(o: Namespace) -> Trained:
     """The trial of a study that NAME names."""
     found, store = opened(o)
-    item = _item(Plan(found.study, store), o.name)
+    item = _item(reading(found.study, store), o.name)
     name, trial, again = item.trial.name, item.trial.id, command(o, item.trial)
     result = store.result(trial)
     if result is None:

@@ -82,6 +82,8 @@ def text(data: Data, style: Style) -> str:
 def _head(data: Data, style: Style) -> Iterator[str]:
     yield style.bold(data["study"]) + f"   {data['question']}"
     yield f"home      {data['home']}"
+    if data["note"]:
+        yield f"note      {data['note']}"
     counts = ", ".join(f"{n:,} {state}" for state, n in data["counts"].items())
     yield f"trials    {len(data['trials']):,}: {counts}"
     if data["evaluations"]:

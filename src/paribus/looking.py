@@ -19,6 +19,7 @@ from paribus.cli import OK, emit
 from paribus.errors import SpecError, nearest
 from paribus.standing import AT_WORK, standing, tail
 from paribus.store.files import read
+from paribus.study import registered
 from paribus.study.plan import Item, Plan
 
 EVERY = 2.0  # seconds between two looks
@@ -45,7 +46,7 @@ def do_status(o: Namespace) -> int:
 
 def _plan(o: Namespace) -> Plan:
     found, store = opened(o)
-    return Plan(found.study, store)
+    return registered.reading(found.study, store)
 
 
 def _readable() -> None:
@@ -113,6 +114,8 @@ def do_show(o: Namespace) -> int:
         )
     i = names[o.name]
     _readable()
+    if plan.note:
+        print(f"note: {plan.note}", file=sys.stderr, flush=True)
     if o.follow:
         return _follow(plan, i)
     data = _about(plan, i, o)

@@ -40,7 +40,7 @@ ANONYMOUS = (
 
 
 def do_bundle(o: Namespace) -> int:
-    found, plan = asked.planned(o)
+    found, plan = asked.to_read(o)
     packing = _Packing(found, Loaded.of(plan), weights=o.weights, hide=o.anonymous)
     name = f"{packing.study['instance']}{bundle.SUFFIX}"
     place = Path(o.output or name).expanduser()
@@ -443,7 +443,7 @@ def plain(text: str) -> str:
 def do_import(o: Namespace) -> int:
     from paribus.analysis import importing
 
-    _, plan = asked.planned(o)
+    _, plan = asked.to_read(o)
     store, instance = plan.store, plan.study.instance
     path = Path(o.file).expanduser()
     if not path.is_file():

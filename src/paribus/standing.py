@@ -45,6 +45,7 @@ def standing(plan: Plan, device: str) -> dict[str, Any]:
         "study": plan.study.instance,
         "question": plan.study.question,
         "home": str(plan.store.home),
+        "note": plan.note,
         "factors": [f.name for f in plan.study.factors],
         "conditions": [c.key for c in plan.expansion.conditions],
         "counts": {s: states.count(s) for s in dict.fromkeys(states)},

@@ -12,7 +12,7 @@ from typing import Any
 
 from paribus import parts
 from paribus.analysis import power
-from paribus.asked import chosen, device_of, free_memory, planned, suffix
+from paribus.asked import chosen, device_of, free_memory, planned, suffix, to_read
 from paribus.cli import FAILED, OK, STOPPED, WRONG, emit
 from paribus.comparing import audited, refuse_unfair, told
 from paribus.errors import ParibusError, SpecError, nearest
@@ -30,6 +30,7 @@ from paribus.running import (
 )
 from paribus.study import source
 from paribus.study.plan import Item, Plan
+from paribus.study.registered import elsewhere
 
 # What a plan adds to training: processes and preflight, and each evaluation.
 SECONDS_TO_START, SECONDS_AN_EVALUATION = 8.0, 0.7
@@ -70,6 +71,7 @@ def do_plan(o: Namespace) -> int:
     outlook = _outlook(plan)
     data["power"] = [o.data() for o in outlook]
     data["findings"] = told(audited(plan))
+    data["notes"] = _notes(plan)
     if getattr(o, "others", None):
         data["together"] = _together(o, plan)
     if o.json:
@@ -129,7 +131,7 @@ def do_plan(o: Namespace) -> int:
         print(f"power: {line}")
     for finding in data["findings"]:
         print(finding["text"])
-    for note in _notes(plan):
+    for note in data["notes"]:
         print(f"note: {note}")
     for refusal in dict.fromkeys(c.refused for i in plan.items for c in i.cells if c.refused):
         print(f"refused: {refusal}")
@@ -180,7 +182,7 @@ def _outlook(plan: Plan) -> list[power.Outlook]:
 
 def _notes(plan: Plan) -> list[str]:
     """What a person should know before running."""
-    out = []
+    out = [text] if (text := elsewhere(plan)) else []
     if plan.study.best:
         out.append("trials that keep the weights of their best step share no beginnings")
     if not plan.study.evaluate:
@@ -237,6 +239,8 @@ def do_run(o: Namespace) -> int:
     slots_of(plan, todo.items, o)  # a wrong option is said before anything is written
     limits_of(o)
     print(f"{plan.study.instance} in {plan.store.home}", flush=True)
+    if text := elsewhere(plan):
+        print(f"note: {text}", file=sys.stderr, flush=True)
     for line in (line for i in what.items for line in i.look.damaged):
         print(f"{line}; evaluated again, the file is kept", file=sys.stderr)
     if not confirm(o, todo):
@@ -281,8 +285,10 @@ def _conclude(plan: Plan, items: list[Item], o: Namespace) -> int:
     tell_ended(plan)
     loaded = api.Loaded.of(plan)
     print(f"\n{loaded.text()}", flush=True)
-    path = loaded.write_report(lang=o.lang)
-    print(f"\nreport: {path}")
+    try:
+        print(f"\nreport: {loaded.write_report(lang=o.lang)}")
+    except SpecError as error:  # meanwhile another run registered the study with other text
+        print(f"\nno report: {error}", file=sys.stderr)
     mine = {i.trial.id for i in items}
     now = [i for i in plan.items if i.trial.id in mine]
     bad = [i for i in now if i.state.state in ("failed", "out of memory", "refused")]
@@ -333,7 +339,7 @@ def do_results(o: Namespace) -> int:
         raise SpecError(
             "--slices goes with text, markdown and latex; other forms have a row a slice"
         )
-    _, plan = planned(o)
+    _, plan = to_read(o)
     loaded = api.Loaded.of(plan)
     how = {"metric": o.metric, "differences": o.differences}
     if o.format == "parquet":
@@ -356,7 +362,7 @@ def do_results(o: Namespace) -> int:
 def do_verdicts(o: Namespace) -> int:
     from paribus import api
 
-    _, plan = planned(o)
+    _, plan = to_read(o)
     loaded = api.Loaded.of(plan)
     if o.json:
         emit([v.data() for v in loaded.verdicts()])
@@ -369,7 +375,7 @@ def do_report(o: Namespace) -> int:
     from paribus import api
 
     suffix(o.output, ("html", "md"))
-    _, plan = planned(o)
+    _, plan = to_read(o)
     loaded = api.Loaded.of(plan)
     path = loaded.write_report(o.output, lang=o.lang, always=True, everything=not o.output,
                                paper=o.paper)  # fmt: skip

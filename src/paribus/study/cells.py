@@ -18,6 +18,11 @@ from paribus.study.study import Eval
 EVALUATOR_REVISION = 1  # bumped when evaluation changes numbers
 
 
+def prints_key(task: Task) -> tuple[str, str]:
+    """Under which the fingerprints of a task's data are remembered (``Variant.looked``)."""
+    return "prints", canonical(dump(task))
+
+
 @dataclass(frozen=True)
 class Phase:
     """A stretch of training, resolved.  ``optim`` says what a later phase does with the optimizer
@@ -75,7 +80,7 @@ class Variant:
 
     def prints(self, task: Task) -> dict[str, str]:
         """Fingerprints of a task's data, read once an expansion."""
-        key = ("prints", canonical(dump(task)))
+        key = prints_key(task)
         if key not in self.looked:
             self.looked[key] = task.fingerprints()
         return dict(self.looked[key])

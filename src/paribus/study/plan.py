@@ -76,11 +76,23 @@ class Item:
 
 
 class Plan:
-    """A study laid beside the store."""
+    """A study laid beside the store.
 
-    def __init__(self, study: Study, store: Store, before: Plan | None = None) -> None:
+    Attributes:
+        note: what a person should know of what is read; see ``registered.reading``.
+    """
+
+    def __init__(
+        self,
+        study: Study,
+        store: Store,
+        before: Plan | None = None,
+        *,
+        expansion: Expansion | None = None,
+    ) -> None:
         self.study, self.store = study, store
-        self.expansion: Expansion = before.expansion if before else expand(study)
+        self.note: str = before.note if before else ""
+        self.expansion: Expansion = before.expansion if before else expansion or expand(study)
         self._watched: dict[int, list[str]] = before._watched if before else {}
         self._forest: list[Forest] = before._forest if before else []
         self._record: list[dict[str, Any]] = before._record if before else []

@@ -2,7 +2,8 @@
 
 Beyond the contract a corpus may say: ``form`` ("ids" where its documents hold uint16 ids, else
 "text"), ``disjoint`` (its splits are so by the way in which they are made), ``located(split)``
-(documents with the place that errors name) and ``why_empty(split)`` (what to do about it).
+(documents with the place that errors name), ``why_empty(split)`` (what to do about it) and
+``of_python`` (its text is that of the Python that runs).
 """
 
 from __future__ import annotations

@@ -37,6 +37,7 @@ class Stdlib(Corpus, frozen=True, kw_only=True):
     megabytes: float | None = None
 
     disjoint: ClassVar[bool] = True  # repeated contents are removed
+    of_python: ClassVar[bool] = True
 
     def validate(self) -> None:
         if self.megabytes is not None and self.megabytes <= 0:
