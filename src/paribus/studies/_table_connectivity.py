@@ -26,6 +26,7 @@ from paribus import (
 
 if TYPE_CHECKING:
     from paribus import Arm
+    from paribus.contracts import Schedule
 
 accuracy, balanced = metric("accuracy"), metric("balanced_accuracy")
 SLICES = ("hops", "present")
@@ -44,15 +45,19 @@ def base(
     steps: int = 1001,
     lr: float = 1e-4,
     precision: str = "bf16",
+    schedule: Schedule | None = None,
+    clip: float | None = None,
+    std: float | None = None,
     **task: Any,
 ) -> Spec:
-    """The document's recipe: GPT-2 blocks, Adam at a constant rate, no clipping."""
+    """The document's recipe: GPT-2 blocks, Adam at a constant rate, no clipping.  ``std``: of
+    positions at the start."""
     return Spec(
         model=presets.gpt2(
             width=width,
             layers=layers,
             heads=heads,
-            position=positions.learned(length=None),
+            position=positions.learned(length=None, std=std),
             read_in="vectors",
             read_out="scalar",
         ),
@@ -60,8 +65,8 @@ def base(
         # GPT-2's blocks between two of torch's linear layers, as Garg et al. have it.
         init={"read": init.torch_default()},  # type: ignore[arg-type]
         optim=optim.adam(lr=lr),
-        schedule=schedules.constant(),
-        clip=None,
+        schedule=schedule or schedules.constant(),
+        clip=clip,
         precision=precision,  # type: ignore[arg-type]
         steps=steps,
     )

@@ -2,11 +2,15 @@
 
 Positions, masks and causality are varied apart, on questions whose columns are both there and whose
 answer no schema gives away; every arm is trained at the learning rate that suits it best.
+
+The recipe is not the document's, by which no arm leaves chance on such questions: a constant rate
+without clipping does not settle, and positions of standard deviation 0.02 drown in the names, whose
+vectors come in at about 0.6.
 """
 
 from typing import Any
 
-from paribus import Eval, Factor, Study, better, masks, positions
+from paribus import Eval, Factor, Study, better, masks, positions, schedules
 from paribus.studies import _table_connectivity as shared
 
 SCALES = ("small", "smoke", "paper")
@@ -39,7 +43,10 @@ SIZE: dict[str, dict[str, Any]] = {
 def study(scale: str) -> Study:
     position = Factor(
         "position",
-        {"full": positions.learned(length=None), "tiled": positions.tiled()},
+        {
+            "full": positions.learned(length=None, std=0.5),
+            "tiled": positions.tiled(std=0.5),
+        },
         "model.position",
     )
     mask = Factor("mask", MASKS, "model.mask")
@@ -53,7 +60,9 @@ def study(scale: str) -> Study:
         "table-connectivity-factorial",
         "Which part of the structure, positions or masks, helps to tell whether two columns can be "
         "joined, when examples are few?",
-        base=shared.base(mode="balanced", **SIZE[scale]),
+        base=shared.base(
+            mode="balanced", schedule=schedules.cosine(warmup=0.05), clip=1.0, **SIZE[scale]
+        ),
         factors=[position, mask, N, lr],
         seeds=1 if scale == "smoke" else 5,
         evaluate=[

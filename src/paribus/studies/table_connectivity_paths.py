@@ -7,7 +7,18 @@ and the classifier, which reads vectors of names instead of tokens.  All questio
 
 from typing import Any
 
-from paribus import Eval, Factor, Study, baseline, better, criterion, metric, tasks
+from paribus import (
+    Eval,
+    Factor,
+    Study,
+    baseline,
+    better,
+    criterion,
+    metric,
+    positions,
+    schedules,
+    tasks,
+)
 from paribus.studies import _table_connectivity as shared
 
 SCALES = ("small", "smoke", "paper")
@@ -28,12 +39,16 @@ SIZE: dict[str, dict[str, Any]] = {
 
 
 def study(scale: str) -> Study:
-    base = shared.base(mode="balanced", **SIZE[scale])
+    base = shared.base(
+        mode="balanced", schedule=schedules.cosine(warmup=0.05), clip=1.0, std=0.5, **SIZE[scale]
+    )
     asked = {f: getattr(base.task, f) for f in ("V", "examples", "batch", "mode", "eval_examples")}
 
     def written(answer: str) -> dict[str, Any]:
         task = tasks.join_paths(**asked, answer=answer)
-        return {"task": task, "model.read_in": "tokens", "model.read_out": "lm"}
+        # Words come in as small as GPT-2's positions are, vectors of names do not.
+        small = {"model.position": positions.learned(length=None)}
+        return {"task": task, "model.read_in": "tokens", "model.read_out": "lm", **small}
 
     answer = Factor(
         "answer", {"classifier": {}, "label": written("label"), "path": written("path")}
