@@ -20,6 +20,7 @@ from paribus import (
     parts,
     positions,
     presets,
+    reads,
     schedules,
     spec,
     tasks,
@@ -384,9 +385,10 @@ GOOD = rows(20)
         ([{"text": "a", "label": 0.5}], {}, r"'label' holds 0.5, which is no label"),
         ([], {}, r"the test split has no rows"),
         (GOOD, {"pair": "txet"}, r"no column 'txet'; did you mean 'text'\?"),
-        (GOOD, {"path": "none/{split}.jsonl"}, r"classes.path: no test split"),
+        (GOOD, {"path": "none/{split}.jsonl"}, r"classes.path: no file .*none/train.jsonl"),
         (GOOD, {"path": "mood/train.jsonl"}, r"is one file; give one for each split"),
         (GOOD, {"path": {"train": "mood/train.jsonl", "dev": "x"}}, r"no split 'dev'"),
+        (GOOD, {"path": {"train": "mood/train.jsonl"}}, r"classes.path: no test split"),
         (GOOD, {"path": {"train": "a.jsonl", "test": "b.jsonl"}}, r"path \(train\): no file"),
         (GOOD, {"labels": ["sad", "sad"]}, r"classes.labels: two different ones at least"),
         (GOOD, {"labels": ["sad", "glad"]}, r"is 'flat', which is no class .*: sad, glad"),
@@ -403,6 +405,33 @@ def test_errors_are_one_line(base, test, fields, said):
     with pytest.raises(SpecError, match=said) as error:
         planned_and_opened()
     assert "\n" not in str(error.value)
+
+
+def test_named_classes_need_no_text_to_plan_or_to_read_results(base):
+    named = {"path": "gone/{split}.jsonl", "labels": ["sad", "glad"]}
+    assert specified(**named).model.classes == 2
+    with pytest.raises(SpecError, match=r"classes.path: no file .*gone/train.jsonl"):
+        task(**named).fingerprints()
+
+
+def test_settings_that_nothing_reads_are_noticed(base):
+    """Those of pairs, of datasets, and the share for validation where such a split is given."""
+    jsonl(base / "mood" / "validation.jsonl", rows(12, 200))
+    one = specified(held=0.3, config="x", separator="|")
+    with reads.Reads(one) as seen:
+        one.task.io()
+        one.task.fingerprints()
+    assert all(seen.unread(f"task.{f}") for f in ("held", "config", "separator"))
+    assert not any(seen.unread(f"task.{f}") for f in ("path", "text", "label"))
+
+
+def test_a_stack_is_as_its_trials_alone(base):
+    one = specified()
+    stack = trained([one, one], [1, 2], Data(base / "cache"))
+    for e, seed in enumerate((1, 2)):
+        alone = trained([one], [seed], Data(base / "cache"))
+        assert alone.curve(0)["loss"] == stack.curve(e)["loss"]
+        assert all(torch.equal(t[0], stack.params[k][e]) for k, t in alone.params.items())
 
 
 def test_too_small_a_share_for_validation_is_an_error(base):

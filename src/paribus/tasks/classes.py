@@ -32,8 +32,9 @@ class Classes(Task, frozen=True, kw_only=True):
         splits: of a dataset: our split -> its own; {}: those of the same names.
         config, commit: of a dataset, as in ``corpora.huggingface``.
         text, pair, label: columns.  A pair's second text follows after ``separator``.
-        labels: the classes in order; None: those of the training split.  To be given where a
-            condition evaluates other files.
+        labels: the classes in order; None: those of the training split, which is read to plan.  To
+            be given where a condition evaluates other files, and where results are to be read
+            without the texts.
         held: share of the training texts for validation, where there is no such split; each text
             goes by its own content.
         read: the answer is read at the "last" token, or is the "mean" over all.

@@ -69,11 +69,16 @@ class Labelled(Corpus, frozen=True, kw_only=True):
         for split in found:
             if split not in SPLITS:
                 raise SpecError(f"classes: no split {split!r}; {nearest(split, SPLITS)}")
-        if lacking := {"train", "test"} - found.keys():
-            split = min(lacking)
-            what = "path" if self.of_files else "splits"
-            raise SpecError(f'classes.{what}: no {split} split; give {{"{split}": …}}')
+        for split in ("train", "test"):
+            if split not in found:
+                raise SpecError(self._lacking(split))
         return found
+
+    def _lacking(self, split: str) -> str:
+        if isinstance(self.path, str) and self.of_files:
+            return f"classes.path: no file {resolve(self.path.replace('{split}', split))}"
+        what = "path" if self.of_files else "splits"
+        return f'classes.{what}: no {split} split; give {{"{split}": …}}'
 
     def _files(self) -> dict[str, str]:
         if not isinstance(self.path, str):
