@@ -26,6 +26,7 @@ from paribus import (
     tasks,
     tokenizers,
 )
+from paribus.engine import packing
 from paribus.engine.contract_train import trained
 from paribus.engine.evaluate import Setting, evaluate
 from paribus.engine.net import make_net
@@ -224,6 +225,32 @@ def test_a_trained_tokenizer_does(base):
     assert batch["valid"].sum() < source(base, "test").examples(0, 30)["valid"].sum()
 
 
+def test_a_row_begins_with_bos_and_has_no_eos(base):
+    """What is read last is the text, as in the original."""
+    pytest.importorskip("tokenizers", reason="byte-pair encoding is trained with tokenizers")
+    trained_one = source(base, "test", tokenizer=tokenizers.bpe(vocab=300))
+    (file,) = (base / "cache" / "tokenizers").glob("*/tokenizer.json")
+    mark = json.loads(file.read_text())["added_tokens"][0]["content"]
+    want = trained_one.examples(0, 30)
+    for marks, begins in [({"bos": mark}, 1), ({"eos": mark}, 0), ({}, 0)]:
+        found = source(base, "test", tokenizer=tokenizers.file(path=str(file), **marks), length=40)
+        batch = found.examples(0, 30)
+        for own, other in zip(range(30), want["inputs"], strict=True):
+            ids = batch["inputs"][own][batch["valid"][own]].tolist()
+            n = min(len(ids) - begins, 19)
+            assert ids[begins : begins + n] == other[1 : 1 + n].tolist()
+            assert (ids[0] == other[0]) == bool(begins)
+            assert int(other[0]) not in ids[begins:]
+
+
+def test_rows_stay_rows(base):
+    """What has one target a row is never laid end to end."""
+    found = source(base, "test", length=200)
+    batch = {k: t[None] for k, t in found.examples(0, 8).items()}
+    assert batch["valid"].double().mean() < packing.WORTH
+    assert not packing.worth(batch, task(length=200).io())
+
+
 # ── scores ──────────────────────────────────────────────────────────────────────────────────
 
 
@@ -248,11 +275,13 @@ def test_macro_f1_is_the_mean_of_f1_over_classes(seed):
     s, c = found["macro_f1"]
     for e in range(2):
         each = {k: plain_f1(truth, said[e], k) for k in set(truth)}
-        assert float(s[e].sum() / c[e].sum()) == pytest.approx(sum(each.values()) / len(each))
-        assert float(c[e].sum()) == pytest.approx(N)
+        assert float(s[e].sum() / c[e].sum()) == pytest.approx(
+            sum(each.values()) / len(each), 1e-12
+        )
+        assert float(c[e].sum()) == pytest.approx(N, 1e-12)
         for k, f1 in each.items():
             at = torch.tensor(truth) == k
-            assert float(s[e][at].sum() / c[e][at].sum()) == pytest.approx(f1)
+            assert float(s[e][at].sum() / c[e][at].sum()) == pytest.approx(f1, 1e-12)
     same, _ = found["commonest"]
     assert float(same[0].mean()) == pytest.approx(max(Counter(said[0]).values()) / N)
     assert float(same[1].mean()) == 1, "always the same answer: to be seen"
@@ -317,8 +346,8 @@ def specified(mask: Any = None, **changes: Any) -> Any:
     )  # fmt: skip
 
 
-def judged(resolved: Any, params: Any, base: Path, shown: int = 0) -> Any:
-    setting = Setting("id", "key", resolved, "test", None, ("class", "cut"), shown=shown)
+def judged(resolved: Any, params: Any, base: Path, shown: int = 0, most: int | None = None) -> Any:
+    setting = Setting("id", "key", resolved, "test", most, ("class", "cut"), shown=shown)
     return evaluate(params, [resolved], [1], setting, Data(base / "cache"), Settings())[0]
 
 
@@ -354,6 +383,10 @@ def test_what_one_word_tells_is_learned(base, mask, read):
     assert record["baseline_slices"]["uniform"]["class=sad"]["accuracy"] == pytest.approx(1 / 3)
     assert all(row["said"] == row["truth"] for row in record["shown"])
     assert record["shown"][0]["text"].startswith("no ")
+    few = judged(resolved, trainer.params, base, most=5)
+    assert few["realised"]["texts"] == 5
+    assert few["metrics"]["macro_f1"]["count"] == pytest.approx(5, 1e-12)
+    assert few["metrics"]["macro_f1"]["value"] == 1
 
 
 def test_the_model_s_classes_are_the_task_s(base):

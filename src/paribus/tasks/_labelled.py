@@ -239,7 +239,7 @@ def whole(said_EN: Tensor, truth_EN: Tensor) -> dict[str, tuple[Tensor, Tensor]]
         )
 
     there_EC, given_EC = counts(truth_EN), counts(said_EN)
-    each_E1 = N / (there_EC > 0).sum(1, keepdim=True)
+    each_E1 = N / (there_EC > 0).double().sum(1, keepdim=True)
     weight_EC = each_E1 / there_EC.clamp(min=1)
     credit_EC = 2 * each_E1 / (there_EC + given_EC).clamp(min=1)
     right_EN = (said_EN == truth_EN).double()
