@@ -119,7 +119,7 @@ def test_published_counts_of_classifiers(classes, want):
 
 
 def test_tokens_in_and_classes_out():
-    model = model_with(None, read_out="classes", classes=3, kv_heads=4)
+    model = model_with(None, read_out="classes", classes=3, kv_heads=4, tied=True)
     d = declare(model)
     assert (d["read_out.weight"].shape, d["read_out.bias"].shape) == ((3, 64), (3,))
     assert d["embed.tokens"].fan_in == 0, "nothing is tied to it"
