@@ -257,7 +257,8 @@ class Tokenizer(Part, frozen=True, kw_only=True):
 
 
 class Io(NamedTuple):
-    """What a task asks of the model: a vocabulary, or vectors of ``in_dim`` and a scalar out."""
+    """What a task asks of the model: a vocabulary, or vectors of ``in_dim`` and a scalar out; or
+    one of so many ``classes``."""
 
     vocab: int | None = None
     in_dim: int | None = None
@@ -265,6 +266,7 @@ class Io(NamedTuple):
     tokens: float | None = None  # of these without padding, on average; None: all of them
     ragged: bool = False  # that is what they are at most: how many is known when they are read
     examples: int | None = None  # training rows that there are, where a step must not have more
+    classes: int | None = None  # numbers that come out at each token, where it is no vocabulary
 
     @property
     def per_row(self) -> float:

@@ -51,6 +51,9 @@ class Model(Strict, frozen=True, kw_only=True):
         vocab: None: the task's vocabulary.
         position: None: no position encoding.
         temperature: q and k are each multiplied by it after QK-norm (logits by its square).
+        read_out: what comes out at each token: logits of the vocabulary, a number, or logits of
+            ``classes``.
+        classes: None: the task's.
     """
 
     width: Positive
@@ -74,7 +77,8 @@ class Model(Strict, frozen=True, kw_only=True):
     dropout: Fraction = 0.0
     read_in: Literal["tokens", "vectors"] = "tokens"
     in_dim: Positive | None = None
-    read_out: Literal["lm", "scalar"] = "lm"
+    read_out: Literal["lm", "scalar", "classes"] = "lm"
+    classes: Positive | None = None
 
     def dims(self) -> Dims:
         """The numbers; only of a resolved model."""
@@ -135,7 +139,8 @@ class InitScheme(Strict, frozen=True, kw_only=True):
     Attributes:
         every: None: init.gpt2().
         qk: queries and keys.
-        read: the linear maps that read vectors in and a scalar out, without their biases.
+        read: the linear maps that read vectors in, and a scalar or classes out, without their
+            biases.
     """
 
     every: Init | None = None
@@ -325,6 +330,16 @@ def _resolve_model(model: Model, io: Any) -> Model:
             raise SpecError(
                 f"model.in_dim: the model reads vectors of {model.in_dim} numbers, the task's have "
                 f"{io.in_dim}; leave it out"
+            )
+    if (model.read_out == "classes") != (io.classes is not None):
+        asked = f"{io.classes} classes" if io.classes else "no classes"
+        raise SpecError(f'model.read_out: "{model.read_out}", but the task asks for {asked}')
+    if io.classes is not None:
+        changes["classes"] = model.classes or io.classes
+        if changes["classes"] != io.classes:
+            raise SpecError(
+                f"model.classes: the model tells {model.classes} classes apart, the task has "
+                f"{io.classes}; leave it out"
             )
     if model.position is not None:
         changes["position"] = model.position.fitted(io.length)

@@ -93,7 +93,11 @@ def spec_of(name: str, folder: Path) -> Spec:
     spec = specs.resolve(base(folder))
     if kind == "tasks":
         text = {f: getattr(spec.task, f) for f in ("corpus", "tokenizer", "length")}
-        if not text.keys() <= parts.hints(cls).keys():
+        if own == "classes":
+            path = contract.Bench(folder).labelled
+            fields = {f: text[f] for f in ("tokenizer", "length")}
+            new = parts.construct(cls, {"path": path, **fields})
+        elif not text.keys() <= parts.hints(cls).keys():
             new = contract.examples(cls)[0]
         else:  # of text: on the golden corpus
             more = {"branches": [1, 3], "offsets": True} if own == "branches" else {}
@@ -107,11 +111,14 @@ def spec_of(name: str, folder: Path) -> Spec:
 
 
 def around(spec: Spec, task: Any) -> Spec:
-    """The spec with another task, whose rows may be vectors and whose answers one number."""
+    """The spec with another task, whose rows may be vectors, and whose answers one number or one of
+    a few classes."""
     spec = specs.patch(spec, "task", task)
     if task.io().vocab is None:
         spec = specs.patch(spec, "model.read_in", "vectors")
         spec = specs.patch(spec, "model.read_out", "scalar")
+    elif task.io().classes is not None:
+        spec = specs.patch(spec, "model.read_out", "classes")
     return spec
 
 

@@ -105,6 +105,34 @@ def test_vectors_in_and_a_scalar_out():
     assert out.shape == (2, 3, 7)
 
 
+@pytest.mark.parametrize(("classes", "want"), [(2, 44_897_794), (3, 44_898_307), (4, 44_898_820)])
+def test_published_counts_of_classifiers(classes, want):
+    """The founding study's classifiers: the language model with a linear map of its own at the end,
+    which a tied table does not stand in for."""
+    for tied in (True, False):
+        model = presets.gpt2(
+            **MEDIUM, position=positions.learned(length=512), mask=masks.full(), tied=tied,
+            read_out="classes", classes=classes,
+        )  # fmt: skip
+        assert total(model) == want == 44_896_768 + 512 * classes + classes
+        assert "head" not in declare(model)
+
+
+def test_tokens_in_and_classes_out():
+    model = model_with(None, read_out="classes", classes=3, kv_heads=4, tied=True)
+    d = declare(model)
+    assert (d["read_out.weight"].shape, d["read_out.bias"].shape) == ((3, 64), (3,))
+    assert d["embed.tokens"].fan_in == 0, "nothing is tied to it"
+    p, ids = parameters(model, [0, 1]), tokens([0, 1], 3, 7)
+    out = Transformer(model)(p, ids)
+    assert out.shape == (2, 3, 7, 3)
+    one = model_with(None, read_out="scalar", kv_heads=4)
+    for c in range(3):  # the numbers that a read-out of one gives, side by side
+        own = {k: t[:, c : c + 1] if k.startswith("read_out") else t for k, t in p.items()}
+        torch.testing.assert_close(Transformer(one)(own, ids), out[..., c])
+    assert flops.forward(model, 7)["head"] == 2 * 3 * 64
+
+
 def test_presets_refuse_what_they_do_not_know():
     with pytest.raises(SpecError, match=r"did you mean 'kv_heads'"):
         presets.llama(kv_head=2)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import itertools
+import json
 import random
 import sys
 import tempfile
@@ -78,6 +79,18 @@ class Bench:
         place = self.folder / "ids.bin"
         rng.Stream(0, "contract", "ids").integers(4000, 4).astype("<u2").tofile(place)
         return parts.get("corpora", "files")(path=str(place), fractions=(0.6, 0.2, 0.2))
+
+    @cached_property
+    def labelled(self) -> str:
+        """Files of short texts of three classes, as a path with ``{split}`` in it."""
+        for split, n in {"train": 60, "test": 30}.items():
+            lines = []
+            for i in range(n):
+                drawn = rng.Stream(0, "contract", "labelled", split, i).integers(2 + i % 9, 30)
+                words = " ".join(f"w{j}" for j in [i % 3, *drawn])
+                lines.append(json.dumps({"text": words, "label": f"c{i % 3}"}) + "\n")
+            (self.folder / f"labelled-{split}.jsonl").write_text("".join(lines))
+        return str(self.folder / "labelled-{split}.jsonl")
 
     @cached_property
     def vocabulary(self) -> str:
@@ -209,6 +222,8 @@ def _guesses(cls: Any, field: str, hint: Any, bench: Bench | None) -> list[Any]:
     if origin is tuple and inner and inner[-1] is not Ellipsis:
         each = [_guesses(cls, field, h, bench) for h in inner]
         return list(zip(*each, strict=False))
+    if cls.kind == "tasks" and field == "path":
+        return [] if bench is None else [bench.labelled]
     texts = ("corpora", "tokenizers")
     of_text = cls.kind in texts and field == "path"
     if of_text or (isinstance(hint, type) and issubclass(hint, Part) and hint.kind in texts):

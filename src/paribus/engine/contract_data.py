@@ -56,10 +56,10 @@ def _alike(name: str, t: Tensor) -> bool:
 
 
 def _outputs(part: Any, batch: Batch, E: int) -> Tensor:
-    """Random outputs [E,B,T,V], or [E,B,T] where the task gives vectors."""
-    shape = [E, *batch["inputs"].shape[:2]]
-    if (vocab := part.io().vocab) is not None:
-        shape.append(vocab)
+    """Random outputs [E,B,T,V] or [E,B,T,C], or [E,B,T] where the task gives vectors."""
+    shape, io = [E, *batch["inputs"].shape[:2]], part.io()
+    if (last := io.classes or io.vocab) is not None:
+        shape.append(last)
     flat = [rng.Stream(e, "contract", "out").normal(int(np.prod(shape[1:]))) for e in range(E)]
     return torch.from_numpy(np.stack(flat)).float().view(shape)
 

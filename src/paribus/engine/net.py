@@ -109,7 +109,7 @@ class Net:
         drop: Dropout | None = None,
         ready: Ready | None = None,
     ) -> Tensor:
-        """Outputs [E,B,T,V] (or [E,B,T] for a scalar read-out) of a stacked batch."""
+        """Outputs [E,B,T,V] ([E,B,T,C] of classes, [E,B,T] of a scalar) of a stacked batch."""
         inputs = batch["inputs"]
         if ready is not None:
             return self.core.forward(

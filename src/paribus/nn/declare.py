@@ -6,7 +6,8 @@ blocks.<i>.norm1.<name>                blocks.<i>.norm2.<name>
 blocks.<i>.attn.{q,k,v,o} [out,in]     .{q,k,v,o}_bias [out], .q_norm.<name>, .k_norm.<name>
 blocks.<i>.mlp.<name>
 final_norm.<name>
-head [V,D] (untied)                    or read_out.weight [1,D], read_out.bias [1]
+head [V,D] (untied)                    or read_out.weight [1,D], read_out.bias [1]; [C,D] and [C]
+                                       where it reads C classes
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ def numbers(model: Model) -> Model:
     """The model with its rules filled in; its own vocabulary and input size must be given."""
     if model.kv_heads and model.head_dim:
         return model
-    return _resolve_model(model, Io(vocab=model.vocab, in_dim=model.in_dim))
+    return _resolve_model(model, Io(vocab=model.vocab, in_dim=model.in_dim, classes=model.classes))
 
 
 def declare(model: Model) -> dict[str, P]:
@@ -69,8 +70,10 @@ def declare(model: Model) -> dict[str, P]:
         add(f"{block}.norm2", model.norm.params(D))
         add(f"{block}.mlp", model.mlp.params(d))
     add("final_norm", model.norm.params(D))
-    if model.read_out == "scalar":
-        linear("read_out", 1, D, "read_out", True, ".")
+    if model.read_out != "lm":
+        outputs = 1 if model.read_out == "scalar" else model.classes
+        assert outputs, "resolve() comes first"
+        linear("read_out", outputs, D, "read_out", True, ".")
     elif not model.tied or model.read_in == "vectors":
         out["head"] = P((d.vocab, D), role="head")
     return out

@@ -1,8 +1,8 @@
 """The Transformer: one pure function of parameters and tokens, for a whole stack of trials.
 
 E trials of the stack, B rows, T tokens (queries), S tokens (keys), D width, H query heads, G key
-heads, d head size, V vocabulary, n numbers of an input vector.  A lower-case e or b is 1 or its
-capital.
+heads, d head size, V vocabulary, C classes, n numbers of an input vector.  A lower-case e or b is
+1 or its capital.
 
     x = embed(tokens)  (+ position)
     x = x + o(attention(norm1(x)))        for each block; q and k normed, then rotated
@@ -59,8 +59,8 @@ class Transformer(Places):
         dtype: torch.dtype | None = None,
         ready: Ready | None = None,
     ) -> Tensor:
-        """Logits [E,B,T,V], or [E,B,T] of a scalar read-out at every token; where ``ready`` leaves
-        tokens out, of those that leave the last layer.
+        """Logits [E,B,T,V], [E,B,T,C] of classes or [E,B,T] of a scalar read-out, at every token;
+        where ``ready`` leaves tokens out, of those that leave the last layer.
 
         Args:
             p: parameters [E, …] by path.
@@ -171,9 +171,10 @@ class Transformer(Places):
 
     def _read_out(self, p: Params, x_EBTD: Tensor, dtype: torch.dtype | None) -> Tensor:
         """Logits in fp32 at least; with a lower compute dtype their products are its."""
-        if self.model.read_out == "scalar":
+        if self.model.read_out != "lm":
             weight, bias = cast(p["read_out.weight"], dtype), p["read_out.bias"]
-            return linear(x_EBTD, weight, bias).squeeze(-1).to(bias.dtype)
+            y = linear(x_EBTD, weight, bias).to(bias.dtype)
+            return y.squeeze(-1) if self.model.read_out == "scalar" else y
         table = p["head"] if "head" in self.declared else p["embed.tokens"]
         return linear(x_EBTD, cast(table, dtype)).to(table.dtype)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from paribus.study.measures import Node, leaves, primitive
 
-SIZES = ("width", "layers", "heads", "kv_heads", "head_dim", "vocab", "in_dim")
+SIZES = ("width", "layers", "heads", "kv_heads", "head_dim", "vocab", "in_dim", "classes")
 STRUCTURE = ("model", "init", "freeze")  # kinds of settings that an arm is about
 BUDGET = ("steps", "rows", "schedule", "optim", "precision", "data", "task", "start")
 

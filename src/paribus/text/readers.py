@@ -14,17 +14,17 @@ from paribus.errors import SpecError, nearest
 from paribus.text.need import need
 
 Located = Iterator[tuple[str, bytes]]
+Rows = Iterator[tuple[str, list[Any]]]
 
 
 def _txt(path: Path, column: str) -> Located:
     yield path.name, path.read_bytes()
 
 
-def _jsonl(path: Path, column: str) -> Located:
+def _objects(path: Path, columns: list[str]) -> Rows:
     decode = msgspec.json.Decoder().decode
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
-            place = f"{path.name}:{number}"
             line = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
             if not line.strip():
                 continue
@@ -33,28 +33,46 @@ def _jsonl(path: Path, column: str) -> Located:
             except msgspec.DecodeError as error:
                 raise SpecError(f"{path}:{number}: not JSON: {error}") from None
             if not isinstance(row, dict):
-                raise SpecError(f"{path}:{number}: a JSON object is expected, with {column!r}")
-            if column not in row:
-                raise SpecError(_missing(f"{path}:{number}", column, list(row)))
-            text = row[column]
-            if not isinstance(text, str):
-                raise SpecError(f"{path}:{number}: {column!r} holds {text!r:.40}, which is no text")
-            yield place, text.encode()
+                raise SpecError(f"{path}:{number}: a JSON object is expected, with {columns[0]!r}")
+            for column in columns:
+                if column not in row:
+                    raise SpecError(missing(f"{path}:{number}", column, list(row)))
+            yield f"{path.name}:{number}", [row[column] for column in columns]
 
 
-def _parquet(path: Path, column: str) -> Located:
+def _jsonl(path: Path, column: str) -> Located:
+    for place, (text,) in _objects(path, [column]):
+        if not isinstance(text, str):
+            raise SpecError(
+                f"{path.parent / place}: {column!r} holds {text!r:.40}, which is no text"
+            )
+        yield place, text.encode()
+
+
+def _batches(path: Path, columns: list[str]) -> Iterator[Any]:
     pq = need("pyarrow.parquet", f"reading {path.name}")
     try:
         file = pq.ParquetFile(path)
     except Exception as error:
         raise SpecError(f"{path}: not a parquet file: {error}") from None
     with file:
-        if column not in file.schema_arrow.names:
-            raise SpecError(_missing(str(path), column, file.schema_arrow.names))
-        batches = file.iter_batches(batch_size=256, columns=[column])
-        every = chain.from_iterable(texts(b.column(0), f"{path}: {column!r}") for b in batches)
-        for row, text in enumerate(every, 1):
-            yield f"{path.name} row {row}", text
+        for column in columns:
+            if column not in file.schema_arrow.names:
+                raise SpecError(missing(str(path), column, file.schema_arrow.names))
+        yield from file.iter_batches(batch_size=256, columns=columns)
+
+
+def _parquet(path: Path, column: str) -> Located:
+    batches = _batches(path, [column])
+    every = chain.from_iterable(texts(b.column(0), f"{path}: {column!r}") for b in batches)
+    for row, text in enumerate(every, 1):
+        yield f"{path.name} row {row}", text
+
+
+def _records(path: Path, columns: list[str]) -> Rows:
+    every = chain.from_iterable(b.to_pylist() for b in _batches(path, columns))
+    for number, row in enumerate(every, 1):
+        yield f"{path.name} row {number}", [row[column] for column in columns]
 
 
 def _bin(path: Path, column: str) -> Located:
@@ -78,9 +96,17 @@ READERS: dict[str, Callable[[Path, str], Located]] = {
 }
 
 
+TABLES: dict[str, Callable[[Path, list[str]], Rows]] = {".jsonl": _objects, ".parquet": _records}
+
+
 def read(path: Path, column: str) -> Located:
     """The documents of one file."""
     return READERS[path.suffix](path, column)
+
+
+def rows(path: Path, columns: list[str]) -> Rows:
+    """(place, values of these columns) of each row of a file."""
+    return TABLES[path.suffix](path, columns)
 
 
 def texts(array: Any, where: str) -> list[bytes]:
@@ -96,6 +122,6 @@ def texts(array: Any, where: str) -> list[bytes]:
     return [text or b"" for text in as_bytes.to_pylist()]
 
 
-def _missing(where: str, column: str, present: list[str]) -> str:
+def missing(where: str, column: str, present: list[str]) -> str:
     have = ", ".join(map(str, present))
     return f"{where}: no column {column!r}; {nearest(column, present)} (there: {have})"
