@@ -179,7 +179,7 @@ class Plan:
     def graphs(self, items: Sequence[Item] | None = None) -> list[dict[str, Any]]:
         """One trial of each distinct graph with its conditions, for the preflight."""
         out: list[dict[str, Any]] = []
-        packs: set[str] = set()
+        packs: set[Any] = set()
         varied = {
             path.rpartition(":")[2]: f.name
             for f in self.study.all_factors()
@@ -187,9 +187,10 @@ class Plan:
             for path in level.patch
         }
         for i in self.items if items is None else items:
-            if i.trial.pack_key in packs:
+            graph = i.trial.pack_key, *(p.spec.freeze for p in i.trial.variant.phases)
+            if graph in packs:
                 continue
-            packs.add(i.trial.pack_key)
+            packs.add(graph)
             told = [units.told(c) for c in i.cells]
             out.append(
                 {
