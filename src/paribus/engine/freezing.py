@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from paribus.contracts import P
-from paribus.nn.freeze import trained_paths
+from paribus.nn.freeze import audit, trained_paths
 from paribus.spec import Spec
 
 State = dict[str, dict[str, Tensor]]
@@ -30,6 +31,7 @@ class Freezing:
     """
 
     def __init__(self, declared: Mapping[str, P], specs: Sequence[Spec]) -> None:
+        self._declared, self._specs = declared, specs
         each = {s.freeze: frozenset(trained_paths(declared, s.freeze)) for s in specs}
         self.own = [each[s.freeze] for s in specs]
         some = frozenset().union(*self.own)
@@ -82,6 +84,11 @@ class Freezing:
             for key, t in flat.items()
             if not key.startswith("optim/") or key.split("/", 2)[2] in self.own[e]
         }
+
+    def audit(self, e: int, state: State) -> dict[str, Any]:
+        """What the record of member ``e`` says of its parameters."""
+        found = audit(self._declared, self._specs[e].freeze)
+        return {**found, "optimizer_bytes": self.state_bytes(e, state)}
 
     def state_bytes(self, e: int, state: State) -> int:
         """Bytes of the optimizer state of member ``e``."""

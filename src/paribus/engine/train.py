@@ -484,6 +484,7 @@ class Trainer:
             "seconds": round(self.seconds, 3),
             "curves": curve,
             "checks": self.checks[e],
+            "parameters": self.net.freezing.audit(e, self.state),
             "engine": {
                 "engine": self.loss_of.engine,
                 "stack": self.e,

@@ -19,12 +19,16 @@ from paribus.nn.declare import group
 LAYER = re.compile(r"^blocks\.(\d+)\.")
 
 
+def is_frozen(path: str, freeze: Sequence[str]) -> bool:
+    return any(fnmatchcase(path, pattern) for pattern in freeze)
+
+
 def trained_paths(declared: Mapping[str, P], freeze: Sequence[str]) -> list[str]:
     """Paths that are trained; a pattern that matches nothing is an error."""
     for pattern in freeze:
         if not any(fnmatchcase(path, pattern) for path in declared):
             raise SpecError(f"freeze: {pattern!r} matches no parameter; e.g. '*.attn.q'")
-    out = [k for k in declared if not any(fnmatchcase(k, pattern) for pattern in freeze)]
+    out = [k for k in declared if not is_frozen(k, freeze)]
     if not out:
         raise SpecError("freeze: nothing is left to train")
     return out

@@ -20,7 +20,7 @@ from paribus.store import Store, TrialState
 from paribus.store.scan import Look, Scan
 from paribus.study import units
 from paribus.study.expand import Condition, Expansion, Trial, expand
-from paribus.study.record import flops_per_token, most_tokens, parameters
+from paribus.study.record import flops_per_token, most_tokens, parameters, parameters_trained
 from paribus.study.record import study_record as study_record
 from paribus.study.study import Study
 from paribus.study.trunks import Forest, Trunk, forest
@@ -360,6 +360,7 @@ class Plan:
                     "name": v.name,
                     "levels": dict(v.tags),
                     "parameters": parameters(v.spec),
+                    "parameters_trained": parameters_trained(v.spec),
                     "tokens": sum(most_tokens(p.spec) for p in v.phases),
                     "tokens_at_most": any(p.spec.task.io().ragged for p in v.phases),
                     "steps": sum(p.spec.steps or 0 for p in v.phases),
