@@ -77,6 +77,13 @@ def test_the_record_of_every_trial_audits_its_parameters(tmp_path: Path) -> None
     }
 
 
+def test_each_freezing_is_a_graph_of_the_preflight_and_all_may_stack(tmp_path: Path) -> None:
+    plan = ran(tmp_path / "a", 2, ', "head": ("embed.*",)')
+    assert [g["name"] for g in plan.graphs()] == ["none", "qk", "head"]
+    assert len({i.trial.pack_key for i in plan.items}) == 1
+    assert len({i.trial.id for i in plan.items}) == 3
+
+
 def test_a_pattern_that_matches_nothing_ends_its_trial_alone(tmp_path: Path) -> None:
     found = ends(ran(tmp_path / "a", 3, ', "wrong": ("*.attn.z",)'))
     assert {name: end["state"] for name, end in found.items()} == {

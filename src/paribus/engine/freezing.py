@@ -32,6 +32,7 @@ class Freezing:
 
     def __init__(self, declared: Mapping[str, P], specs: Sequence[Spec]) -> None:
         self._declared, self._specs = declared, specs
+        self._indices: dict[tuple[tuple[int, ...], torch.device], Tensor] = {}
         each = {s.freeze: frozenset(trained_paths(declared, s.freeze)) for s in specs}
         self.own = [each[s.freeze] for s in specs]
         some = frozenset().union(*self.own)
@@ -42,8 +43,8 @@ class Freezing:
     def clear(self, grads: Sequence[Tensor]) -> None:
         """Zero the gradients (in the order of ``trained``) of members that freeze the tensor."""
         for k, g in zip(self.trained, grads, strict=True):
-            for e in self.mixed.get(k, ()):
-                g[e].zero_()
+            if k in self.mixed:
+                g.index_fill_(0, self._members(k, g.device), 0.0)
 
     def norms(self, grads: Sequence[Tensor]) -> Tensor:
         """Gradient norm of each trial [E]; on the CPU in the bits that it has alone."""
@@ -58,11 +59,18 @@ class Freezing:
     @contextmanager
     def held(self, params: Mapping[str, Tensor]) -> Iterator[None]:
         """What a member freezes stays to the bit, whatever happens to the others' (decay too)."""
-        before = {k: [params[k][e].clone() for e in of] for k, of in self.mixed.items()}
+        where = {k: self._members(k, params[k].device) for k in self.mixed}
+        before = {k: params[k].index_select(0, of) for k, of in where.items()}
         yield
-        for k, of in self.mixed.items():
-            for e, w in zip(of, before[k], strict=True):
-                params[k][e].copy_(w)
+        for k, of in where.items():
+            params[k].index_copy_(0, of, before[k])
+
+    def _members(self, path: str, device: torch.device) -> Tensor:
+        """The members that freeze a path of others, on a device."""
+        key = tuple(self.mixed[path]), device
+        if key not in self._indices:
+            self._indices[key] = torch.tensor(key[0], device=device)
+        return self._indices[key]
 
     def carried(self, old: State, had: Sequence[frozenset[str]], fresh: State) -> State:
         """Optimizer state of what is trained now: the old one where a member has it, else fresh.

@@ -6,6 +6,9 @@ rows of one head are orthonormal and those of two heads are not: no isometry.
 
 No gain: a row of a matrix that is not higher than wide has length 1, as N(0, 1/√width) gives it on
 average.  So ``init.normal(std=width ** -0.5)`` is the control of equal size.
+
+Draws are the same on every machine; LAPACK rounds by the kind of CPU, so that between two machines
+a few numbers may differ in the last bit of fp32 (more of them under "svd").
 """
 
 from __future__ import annotations
