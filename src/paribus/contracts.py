@@ -178,9 +178,14 @@ class Scale(Part, frozen=True, kw_only=True):
 
 
 class Init(Part, frozen=True, kw_only=True):
-    """An initialisation scheme: role and shape -> (distribution, number)."""
+    """An initialisation scheme: role and shape -> (distribution, number).
+
+    A scheme whose numbers depend on each other has ``made`` too: it makes the values of one trial's
+    parameter of what was drawn for it, in float64.  They keep the mean and spread of the rule.
+    """
 
     kind: ClassVar[str] = "init"
+    made: ClassVar[Any] = None  # (p, d, drawn) -> values, numpy arrays of the parameter's shape
 
     def rule(self, p: P, d: Dims) -> tuple[str, float]:
         """("normal", std), ("uniform", bound) or ("constant", value)."""

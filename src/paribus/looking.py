@@ -7,7 +7,7 @@ import os
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -125,6 +125,8 @@ def do_show(o: Namespace) -> int:
     for key in ("trial", "id", "folder", "state", "attempt", "reason", "trunk", "repeat"):
         if data[key] not in (None, ""):
             print(f"{key:8} {data[key]}")
+    if data["parameters"]:
+        print(f"params   {_counted(data['parameters'])}")
     print("\nattempts" if data["attempts"] else "\nno attempts yet")
     for a in data["attempts"]:
         print(f"  {_attempt_line(a)}")
@@ -197,11 +199,39 @@ def _about(plan: Plan, i: Item, o: Namespace) -> dict[str, Any]:
         "trunk": f"{names.get(trunk, 'a trunk')} ({trunk})" if trunk else None,
         "attempts": [_view(a) for a in views],
         "evaluations": {c.condition.key: _evaluation(i, c) for c in i.cells},
+        "parameters": _parameters(i, views),
         "provenance": _provenance(last / "provenance"),
         "spec": i.trial.data,
         "repeat": command(o, i.trial),
         "log": tail(last / "log").splitlines()[-8:],
     }
+
+
+def _parameters(i: Item, views: Sequence[Any]) -> dict[str, Any]:
+    """The audit of the parameters: as recorded, else of the spec."""
+    for a in reversed(views):
+        if found := (a.end or {}).get("parameters"):
+            return dict(found)
+    spec = i.trial.variant.spec
+    if not isinstance(spec.model, specs.Model):
+        return {}
+    from paribus.nn.declare import declare
+    from paribus.nn.freeze import audit
+
+    try:
+        return audit(declare(spec.model), spec.freeze)
+    except SpecError:  # a pattern that matches nothing: training says so
+        return {}
+
+
+def _counted(found: Mapping[str, Any]) -> str:
+    """Totals of an audit in a line."""
+    text = f"{found['total']:,}"
+    if found["frozen"]:
+        text += f": {found['trained']:,} trained, {found['frozen']:,} frozen"
+    if "optimizer_bytes" in found:
+        text += f"; optimizer state {grid.size(found['optimizer_bytes'])}"
+    return text
 
 
 def _view(a: Any) -> dict[str, Any]:

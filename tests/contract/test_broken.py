@@ -223,6 +223,22 @@ class Loud(Init, frozen=True, kw_only=True):
 """
 )
 
+# Steps as long as all weights of the trial say, of which some are none of its own.
+COUPLED = OPTIM.replace(
+    "        for path",
+    "        import torch\n"
+    "        each = range(len(v['lr']))\n"
+    "        size = [sum(w[e].square().sum() for w in params.values()) for e in each]\n"
+    "        rate = v['lr'] * torch.stack(size)\n"
+    "        for path",
+).replace(
+    'w.sub_(grads[path] * v["lr"][0])', "w.sub_(grads[path] * rate.view(-1, *[1] * (w.ndim - 1)))"
+)
+
+TURNED = CONSTANT.replace('"constant", 0.02', '"normal", 0.02') + (
+    "\n    def made(self, p, d, drawn):\n        return drawn.T\n"
+)
+
 BROKEN = {
     # file: (source, the test that catches it, what its text says)
     "masks/leaky": (MASK, "causality", "layer 0 query 0 reads key 1"),
@@ -240,6 +256,8 @@ BROKEN = {
     "optim/hidden": (HIDDEN, "state", "keep all it needs in state()"),
     "schedules/counting": (COUNTING, "pure", "depends on earlier calls"),
     "tasks/silent": (SILENT, "causal", "causal: ClassVar[bool] = True"),
+    "optim/coupled": (COUPLED, "stack", "update each tensor by itself"),
+    "init/turned": (TURNED, "moments", "made() turns embed.tokens into"),
     "init/loud": (CONSTANT, "keyed", "have the same queries"),
     "masks/heavy": (HEAVY, "light", "from paribus.lazy import torch"),
     "masks/needy": (NEEDY, "examples", "examples: ClassVar = [dict(rule="),

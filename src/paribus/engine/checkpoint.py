@@ -22,8 +22,13 @@ def member(tensors: Mapping[str, Tensor], e: int) -> dict[str, Tensor]:
 
 
 def stack(members: Sequence[Mapping[str, Tensor]], device: str) -> dict[str, Tensor]:
-    """Stacked tensors [E, …] of members' tensors."""
-    return {k: torch.stack([m[k] for m in members]).to(device) for k in members[0]}
+    """Stacked tensors [E, …] of members' tensors; zeros where a member has none (no optimizer state
+    of what it freezes)."""
+    like = {k: t for m in members for k, t in m.items()}
+    return {
+        k: torch.stack([m.get(k, torch.zeros_like(t)) for m in members]).to(device)
+        for k, t in like.items()
+    }
 
 
 def clone(state: Mapping[str, Mapping[str, Tensor]]) -> dict[str, dict[str, Tensor]]:

@@ -307,6 +307,10 @@ def _moments(part: Any, bench: Bench) -> str:
             raise Broken(f"rule() of {path} gives {(kind, x)!r}")
         if kind != "constant" and x <= 0:
             raise Broken(f"rule() of {path} gives {(kind, x)!r}; its spread must be above 0")
+        if values[path][0].shape != p.shape:
+            raise Broken(
+                f"made() turns {path} into {tuple(values[path][0].shape)}; it is {p.shape}"
+            )
         t, std = values[path], {"normal": x, "uniform": x / 3**0.5, "constant": 0.0}[kind]
         slack, mean = 5 / t.numel() ** 0.5, x if kind == "constant" else 0.0
         if abs(float(t.mean()) - mean) > slack * std + 1e-12:

@@ -105,7 +105,21 @@ def _optim_stack(part: Any, bench: Bench) -> str:
                         f"alone: {k}; never reduce over the trial axis, and read stackable "
                         "fields from v"
                     )
-    return "in a stack as alone, to the bit"
+    _frozen(part, bench)
+    return "in a stack as alone, to the bit, also beside a trial that freezes"
+
+
+def _frozen(part: Any, bench: Bench) -> None:
+    """A trial that freezes what its neighbour trains goes as it goes alone, and so does that."""
+    specs = [small(optim=part), small(optim=part, freeze=("*.attn.q", "*.norm1.*"))]
+    whole = trained(specs, [0, 1], bench.data)
+    for e, spec in enumerate(specs):
+        for k, t in trained([spec], [e], bench.data).params.items():
+            if not torch.allclose(t[0], whole.params[k][e], rtol=1e-6, atol=1e-7):
+                raise Broken(
+                    f"beside a trial that freezes other parameters {k} goes another way; update "
+                    "each tensor by itself"
+                )
 
 
 def _optim_still(part: Any, bench: Bench) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import sys
 from collections.abc import Mapping, Sequence
-from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from paribus import parts
 from paribus.contracts import P, View
+from paribus.engine.freezing import Freezing
 from paribus.errors import Refused, SpecError
 from paribus.nn import flex
 from paribus.nn.dropout import Dropout
@@ -34,7 +34,8 @@ class Net:
 
     Attributes:
         declared: P by parameter path.
-        trained: the paths that are trained (not frozen).
+        freezing: which member trains which of them.
+        trained: the paths that any member trains.
         kernel: the attention kernel that runs.
     """
 
@@ -58,7 +59,8 @@ class Net:
             )
         self._ready: tuple[Any, Mapping[str, Tensor], Ready] | None = None
         self.declared: dict[str, P] = self.core.declared
-        self.trained: list[str] = trained_paths(self.declared, spec.freeze)
+        self.freezing: Freezing = Freezing(self.declared, specs)
+        self.trained: list[str] = self.freezing.trained
         self.compute = PRECISION[spec.precision]
         self.differs = any(s.model != model for s in specs)
         self._tables: dict[int, Any] = {}
@@ -163,7 +165,8 @@ class ExternalNet:
             k: P(tuple(t.shape), decay=t.ndim > 1, role="weight")
             for k, t in self.module.named_parameters()
         }
-        self.trained: list[str] = trained_paths(self.declared, spec.freeze)
+        self.freezing: Freezing = Freezing(self.declared, specs)
+        self.trained: list[str] = self.freezing.trained
 
     def _build(self, seed: int) -> torch.nn.Module:
         model = self.specs[0].model
@@ -207,17 +210,6 @@ def make_net(specs: Sequence[Spec], device: str, kernel: str) -> Net | ExternalN
 
 def _equal(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(t, b[k]) for k, t in a.items())
-
-
-def trained_paths(declared: Mapping[str, P], freeze: Sequence[str]) -> list[str]:
-    """Paths that are trained; a pattern that matches nothing is an error."""
-    for pattern in freeze:
-        if not any(fnmatchcase(path, pattern) for path in declared):
-            raise SpecError(f"freeze: {pattern!r} matches no parameter; e.g. '*.attn.q'")
-    out = [k for k in declared if not any(fnmatchcase(k, pattern) for pattern in freeze)]
-    if not out:
-        raise SpecError("freeze: nothing is left to train")
-    return out
 
 
 def load_external(model: External) -> Any:

@@ -21,6 +21,7 @@ from paribus.contracts import Source
 from paribus.engine import checkpoint, packing
 from paribus.engine.budget import Budget, OutOfMemory, ran_out
 from paribus.engine.compiled import Either
+from paribus.engine.freezing import stateful
 from paribus.engine.members import Member, Stopped
 from paribus.engine.net import ExternalNet, Net, make_net
 from paribus.engine.settings import Settings, describe
@@ -90,6 +91,7 @@ class Trainer:
         self.scaler: dict[str, Tensor] = {}
         self.params: dict[str, Tensor] = {}
         self.state: dict[str, dict[str, Tensor]] = {}
+        self.had: list[frozenset[str]] = []  # paths whose optimizer state is each member's own
         self.net: Net | ExternalNet
         self._since = time.monotonic()
         self._packs: bool | None = None  # whether rows are packed without their padding
@@ -119,6 +121,10 @@ class Trainer:
             self.params[k] = t.detach().requires_grad_(k in self.net.trained)
         if not self.state or (phases[0].optim != "keep" and self.step == self.first):
             self.state = spec.optim.state(self._trained())
+        elif self.had != self.net.freezing.own:
+            empty = spec.optim.state(self._trained())
+            self.state = self.net.freezing.carried(self.state, self.had, empty)
+        self.had = self.net.freezing.own
         rows = spec.rows
         assert rows is not None
         micro = self.micro or self.settings.micro or rows
@@ -209,6 +215,7 @@ class Trainer:
                 grads = list(new)
             sums = sums + sum_E.detach()
             counts = counts + count_E
+        self.net.freezing.clear(grads)
         return grads, sums, counts
 
     def _drops(self) -> bool:
@@ -221,16 +228,6 @@ class Trainer:
         length = self.specs[0].task.io().length or 1
         return float(self.budget.rows * length)
 
-    def _norms(self, grads: list[Tensor]) -> Tensor:
-        """Gradient norm of each trial [E]; on the CPU in the bits that it has alone."""
-        if grads[0].is_cuda:  # E times as many launches would be felt
-            return torch.stack([g.flatten(1).norm(dim=1) for g in grads]).norm(dim=0)
-        out = []
-        for e in range(self.e):
-            each = torch.stack(torch._foreach_norm([g[e] for g in grads]))
-            out.append(each.square().sum().sqrt())
-        return torch.stack(out)
-
     def _advance(self) -> None:
         local = self.step - self.first
         self._read.zero_()
@@ -239,7 +236,7 @@ class Trainer:
         scale_E = self.nominal / counts_E
         if self.scaler:
             scale_E = scale_E / self.scaler["scale"]
-        norm_E = self._norms(grads) * scale_E
+        norm_E = self.net.freezing.norms(grads) * scale_E
         finite_E = torch.isfinite(norm_E) & torch.isfinite(loss_E)
         clip = self.specs[0].clip
         factor_E = scale_E if clip is None else scale_E * (clip / (norm_E + 1e-6)).clamp(max=1.0)
@@ -283,7 +280,7 @@ class Trainer:
         lr = torch.tensor(lr_E, dtype=dtype).to(device)
         v["lr"] = torch.where(keep_E, lr, torch.zeros((), dtype=dtype, device=device))
         params = self._trained()
-        with torch.no_grad():
+        with torch.no_grad(), self.net.freezing.held(self.params):
             part.update(
                 v,
                 params,
@@ -411,7 +408,7 @@ class Trainer:
             "curves": {c: arrays.pack(v) for c, v in self.curve(e).items()},
             "checks": self.checks[e],
         }
-        return checkpoint.member(self._flat(), e), notes
+        return checkpoint.member(self.net.freezing.saved(e, self._flat()), e), notes
 
     def _restore(self) -> None:
         states = [m.state for m in self.members]
@@ -429,6 +426,7 @@ class Trainer:
                 self.targets = t
         for e, s in enumerate(states):
             assert s is not None
+            self.had.append(stateful(s[0]))
             notes = s[1]
             self.past[e] = {c: list(arrays.unpack(v)) for c, v in notes["curves"].items()}
             self.checks[e] = list(notes["checks"])
@@ -486,6 +484,7 @@ class Trainer:
             "seconds": round(self.seconds, 3),
             "curves": curve,
             "checks": self.checks[e],
+            "parameters": self.net.freezing.audit(e, self.state),
             "engine": {
                 "engine": self.loss_of.engine,
                 "stack": self.e,

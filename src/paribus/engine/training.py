@@ -21,7 +21,9 @@ from paribus.engine.members import Member, Stopped, member, weights_of
 from paribus.engine.settings import describe, taken_by_others
 from paribus.engine.train import Hooks, Trainer
 from paribus.errors import Refused, SpecError
-from paribus.spec import digest
+from paribus.nn.declare import declare
+from paribus.nn.freeze import trained_paths
+from paribus.spec import Model, digest
 from paribus.store import Attempt, DiskError, Fenced
 
 if TYPE_CHECKING:
@@ -93,6 +95,9 @@ def _member(w: Worker, unit: str, attempt: Attempt) -> Member | None:
         data = w.store.spec(told["like"] or unit)
         m = member(data, unit, told["name"], told["until"])
         m.attempt = attempt
+        for p in m.phases:  # a pattern without a parameter ends this trial, not the whole stack
+            if isinstance(p.spec.model, Model):
+                trained_paths(declare(p.spec.model), p.spec.freeze)
         w.check_data(m, data["data"])
         found = w.write(partial(attempt.resume, told["trunk"]))
         if found is not None:

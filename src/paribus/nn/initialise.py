@@ -28,7 +28,11 @@ def initialise(
     out = {}
     for path, p in declare(model).items():
         how = rule(p, init, dims, path)
-        out[path] = torch.stack([draw(how, p.shape, seed, path).to(dtype) for seed in seeds])
+        make = init.of(p.role).made if p.init is None else None
+        each = [draw(how, p.shape, seed, path) for seed in seeds]
+        if make is not None:
+            each = [torch.from_numpy(make(p, dims, t.numpy())).contiguous() for t in each]
+        out[path] = torch.stack([t.to(dtype) for t in each])
     return out
 
 

@@ -20,7 +20,7 @@ from paribus.store import Store, TrialState
 from paribus.store.scan import Look, Scan
 from paribus.study import units
 from paribus.study.expand import Condition, Expansion, Trial, expand
-from paribus.study.record import flops_per_token, most_tokens, parameters
+from paribus.study.record import flops_per_token, most_tokens, parameters, parameters_trained
 from paribus.study.record import study_record as study_record
 from paribus.study.study import Study
 from paribus.study.trunks import Forest, Trunk, forest
@@ -179,7 +179,7 @@ class Plan:
     def graphs(self, items: Sequence[Item] | None = None) -> list[dict[str, Any]]:
         """One trial of each distinct graph with its conditions, for the preflight."""
         out: list[dict[str, Any]] = []
-        packs: set[str] = set()
+        packs: set[Any] = set()
         varied = {
             path.rpartition(":")[2]: f.name
             for f in self.study.all_factors()
@@ -187,9 +187,10 @@ class Plan:
             for path in level.patch
         }
         for i in self.items if items is None else items:
-            if i.trial.pack_key in packs:
+            graph = i.trial.pack_key, *(p.spec.freeze for p in i.trial.variant.phases)
+            if graph in packs:
                 continue
-            packs.add(i.trial.pack_key)
+            packs.add(graph)
             told = [units.told(c) for c in i.cells]
             out.append(
                 {
@@ -359,6 +360,7 @@ class Plan:
                     "name": v.name,
                     "levels": dict(v.tags),
                     "parameters": parameters(v.spec),
+                    "parameters_trained": parameters_trained(v.spec),
                     "tokens": sum(most_tokens(p.spec) for p in v.phases),
                     "tokens_at_most": any(p.spec.task.io().ragged for p in v.phases),
                     "steps": sum(p.spec.steps or 0 for p in v.phases),

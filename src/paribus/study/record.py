@@ -29,6 +29,17 @@ def parameters(spec: specs.Spec) -> int:
     return sum(prod(p.shape) for p in declare(spec.model).values())
 
 
+def parameters_trained(spec: specs.Spec) -> int:
+    """Those of them that are not frozen."""
+    if not isinstance(spec.model, Model):
+        return 0
+    from paribus.nn.declare import declare
+    from paribus.nn.freeze import is_frozen
+
+    declared = declare(spec.model).items()
+    return sum(prod(p.shape) for path, p in declared if not is_frozen(path, spec.freeze))
+
+
 def tokens(spec: specs.Spec) -> int:
     """Tokens that training reads, padding not counted."""
     return round((spec.steps or 0) * (spec.rows or 0) * spec.task.io().per_row)
@@ -130,6 +141,7 @@ def study_record(plan: Plan) -> dict[str, Any]:
         "variants_info": {
             v.name: {
                 "parameters": parameters(v.spec),
+                "parameters_trained": parameters_trained(v.spec),
                 "tokens": sum(tokens(p.spec) for p in v.phases) if counted(v) else None,
                 "steps": sum(p.spec.steps or 0 for p in v.phases),
                 "rows": v.spec.rows,

@@ -20,7 +20,11 @@ def fairness(study: Node, rows: Sequence[Row]) -> dict[str, list[tuple[str, str]
     equal: list[tuple[str, str]] = [("seeds_of", ", ".join(map(str, study["seeds"])))]
     differs: list[tuple[str, str]] = []
     infos = study.get("variants_info", {})
-    for key in BUDGET:
+    frozen = any(
+        i.get("parameters_trained", i.get("parameters")) != i.get("parameters")
+        for i in infos.values()
+    )
+    for key in (*BUDGET, "parameters_trained") if frozen else BUDGET:
         values = {name: info[key] for name, info in infos.items() if info.get(key) is not None}
         _sort(key, {n: big(v) for n, v in values.items()}, equal, differs)
     for key in ENGINE:
