@@ -157,7 +157,7 @@ def test_table_connectivity(page: str, capsys: pytest.CaptureFixture[str]) -> No
     written by hand are those that it says."""
     found = source.load("table-connectivity", scale="smoke")
     verbs.register(found, Plan(found.study, Store(Path("runs"))))
-    study = executed(page)["published"]
+    study = executed(page)["study"]
     assert "lowrank" in capsys.readouterr().out
     names = [t.name for t in study.trials()]
     assert len(names) == 60

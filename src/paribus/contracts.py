@@ -60,12 +60,14 @@ class Dims:
 
 @dataclass(frozen=True)
 class Metric:
-    """How a metric reads.  ``of`` names the metric whose ratio of totals is transformed."""
+    """How a metric reads.  ``of`` names the metric whose ratio of totals is transformed; one that
+    is ``within`` takes the items of a slice alone there (its slices do not add up to the whole)."""
 
     unit: str
     better: str = "lower"
     of: str | None = None
     transform: str | None = None  # "exp"
+    within: bool = False
 
 
 class View:
@@ -287,13 +289,15 @@ class Task(Part, frozen=True, kw_only=True):
     and, where rows are padded, ``valid`` (false at padding, whose targets do not count); the engine
     adds the trial axis.  ``causal`` says whether targets are later tokens, so that a mask must not
     show them; ``scored`` whether ``loss`` and ``score`` look at the last output alone (there may
-    then be no other); ``training`` names the fields that no evaluation reads.
+    then be no other); ``training`` names the fields that no evaluation reads, ``fixed`` those that
+    none may change, since inputs would mean something else to trained weights.
     """
 
     kind: ClassVar[str] = "tasks"
     causal: ClassVar[bool] = False
     scored: ClassVar[Literal["all", "last"]] = "all"
     training: ClassVar[frozenset[str]] = frozenset()
+    fixed: ClassVar[frozenset[str]] = frozenset()
     trivial: ClassVar[tuple[str, ...]] = ()  # names of its trivial baselines
     metrics: ClassVar[dict[str, Metric]] = {}
 
@@ -326,7 +330,7 @@ class Task(Part, frozen=True, kw_only=True):
 
     def whole(self, items: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, tuple[Tensor, Tensor]]:
         """Metrics that take all N items at once, from ``score``'s of all of them on the CPU:
-        {metric: (sum_EN, count_EN)}."""
+        {metric: (sum_EN, count_EN)}.  Of metrics that are ``within``, of a slice's items, too."""
         return {}
 
     def answers(self, items: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, list[Any]]:

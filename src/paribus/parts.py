@@ -290,10 +290,11 @@ _local: Path | None = None
 _base: Path | None = None
 
 
-def use_local(folder: Path | None) -> None:
-    """Look for a user's own parts in ``folder/parts/<kind>/`` from now on."""
+def use_local(folder: Path | None, base: Path | None = None) -> None:
+    """Look for a user's own parts in ``folder/parts/<kind>/`` from now on, and for external models
+    in ``base``, the study's own folder (None: it is ``folder``)."""
     global _base, _local
-    _base = folder
+    _base = base or folder
     if folder is not None and not (folder / "parts").is_dir():
         folder = None
     for found in sorted((folder / "parts").iterdir()) if folder else ():

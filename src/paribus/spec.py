@@ -331,6 +331,8 @@ def _resolve_model(model: Model, io: Any) -> Model:
                 f"model.in_dim: the model reads vectors of {model.in_dim} numbers, the task's have "
                 f"{io.in_dim}; leave it out"
             )
+    if model.read_in == "vectors" and model.read_out == "lm" and not model.vocab:
+        raise SpecError('model.read_out: the task has no vocabulary; give read_out="scalar"')
     if (model.read_out == "classes") != (io.classes is not None):
         asked = f"{io.classes} classes" if io.classes else "no classes"
         raise SpecError(f'model.read_out: "{model.read_out}", but the task asks for {asked}')

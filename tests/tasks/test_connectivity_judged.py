@@ -60,20 +60,20 @@ def judged(s: Spec, seeds: list[int], **changes: Any) -> tuple[list[dict[str, An
 def by_definition(
     logits: np.ndarray, yes: np.ndarray, there: np.ndarray, among: np.ndarray
 ) -> dict[str, float]:
-    """Scores of the items ``among``; what needs both answers takes the others from all of them."""
+    """Scores of the items ``among``."""
     said = logits > 0
     out = {
         "loss": np.mean(np.logaddexp(0, np.where(yes, -logits, logits))[among]),
         "accuracy": np.mean((said == yes)[among]),
         "agreement": np.mean((said == there)[among]),
     }
-    weight = np.where(yes, 0.5 / yes.sum(), 0.5 / (~yes).sum())
-    out["balanced_accuracy"] = np.average((said == yes)[among], weights=weight[among])
     if (among & yes).any():
         out["recall"] = np.mean(said[among & yes])
-        out["auc"] = joins.auc(logits[among & yes], logits[~yes])
     if (among & ~yes).any():
         out["specificity"] = np.mean(~said[among & ~yes])
+    if "recall" in out and "specificity" in out:
+        out["balanced_accuracy"] = (out["recall"] + out["specificity"]) / 2
+        out["auc"] = joins.auc(logits[among & yes], logits[among & ~yes])
     return out
 
 

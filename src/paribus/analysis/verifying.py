@@ -163,11 +163,12 @@ class _Check:
         self, where: str, record: Mapping[str, Any], sums: Mapping[str, tuple[float, float] | None]
     ) -> None:
         """The labels of items are not in the records, so of slices only the whole is checked: their
-        sums and counts add up to those of all items."""
+        sums and counts add up to those of all items, where a metric is no slice's own."""
         whole: dict[tuple[str, str], list[tuple[float, float]]] = {}
         for name, values in (record.get("slices") or {}).items():
             for metric, said in values.items():
-                if said["value"] is not None and metric in sums:
+                alone = self.study["metrics"].get(metric, {}).get("within")
+                if said["value"] is not None and metric in sums and not alone:
                     part = (said["value"] * said["count"], said["count"])
                     whole.setdefault((name.partition("=")[0], metric), []).append(part)
         for (by, metric), parts in whole.items():

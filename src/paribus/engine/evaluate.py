@@ -86,6 +86,7 @@ def evaluate(
         every = {name: (s[e], c[e]) for name, (s, c) in items.items()}
         own = {name: pair for name, pair in every.items() if not name.startswith("_")}
         record = _record(own, spec.task.metrics, slices)
+        _within(record, every, spec.task, slices)
         if size <= setting.shown:
             record["shown"] = _shown(source.titles(0, size), spec.task.answers(every))
         record["baselines"], record["baseline_slices"] = baselines, by_slice
@@ -193,6 +194,29 @@ def _record(
             }
             out["slices"][f"{by}={level}"] = values(part, metrics)
     return out
+
+
+def _within(
+    record: dict[str, Any],
+    items: Mapping[str, tuple[Tensor, Tensor]],
+    task: Task,
+    slices: Mapping[str, np.ndarray[Any, Any]],
+) -> None:
+    """Give each slice the metrics that its own items decide; a slice may have none."""
+    metrics = {name: m for name, m in task.metrics.items() if m.within}
+    for by, labels in slices.items() if metrics else ():
+        for level in sorted(set(labels.tolist())):
+            at = torch.from_numpy(labels == level)
+            part = {k: (s[None, at], c[None, at]) for k, (s, c) in items.items()}
+            found = {
+                k: {"sum": float(s.sum()), "count": float(c.sum())}
+                for k, (s, c) in task.whole(part).items()
+            }
+            told = record["slices"][f"{by}={level}"]
+            record["slices"][f"{by}={level}"] = {
+                **{k: v for k, v in told.items() if k not in metrics},
+                **values(found, metrics),
+            }
 
 
 def values(

@@ -189,8 +189,9 @@ def main() -> int:
     gc.freeze()  # see worker.py
     told = json.load(sys.stdin)
     work, settings = told["work"], Settings(**told["settings"])
-    parts.use_local(Path(work["local"]) if work.get("local") else None)
-    paths.use_base(Path(work["base"]) if work.get("base") else None)
+    local, base = (Path(work[k]) if work.get(k) else None for k in ("local", "base"))
+    parts.use_local(local, base)
+    paths.use_base(base)
     try:
         apply(settings)
     except ParibusError as error:

@@ -59,8 +59,9 @@ class Worker:
         self._lost: dict[str, str] = {}
         self._prints: dict[str, dict[str, str]] = {}
         self.code = code(work.get("provenance") or {})
-        parts.use_local(Path(work["local"]) if work.get("local") else None)
-        paths.use_base(Path(work["base"]) if work.get("base") else Path.cwd())
+        local, base = (Path(work[k]) if work.get(k) else None for k in ("local", "base"))
+        parts.use_local(local, base)
+        paths.use_base(base or Path.cwd())
 
     # ── the process ──
 

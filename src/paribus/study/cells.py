@@ -241,8 +241,16 @@ def evaluated(spec: Spec, changes: Mapping[str, Any]) -> Spec:
     Rows act in training alone.  Where the task's own words decide them, those that it was trained
     with must not contradict what they are under the condition.
     """
+    trained = spec.task
     for path, value in changes.items():
         spec = specs.patch(spec, path, value)
+    for name in sorted(trained.fixed) if type(spec.task) is type(trained) else ():
+        was, now = getattr(trained, name), getattr(spec.task, name)
+        if was != now:
+            raise SpecError(
+                f"task.{name}: {now!r}, but the weights are trained at {was!r}, and inputs of "
+                f"another {name} would mean something else to them"
+            )
     return specs.patch(spec, "rows", None) if spec.task.rows() is not None else spec
 
 

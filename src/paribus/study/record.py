@@ -84,6 +84,7 @@ def study_record(plan: Plan) -> dict[str, Any]:
                     "better": m.better,
                     "of": m.of,
                     "transform": m.transform,
+                    **({"within": True} if m.within else {}),
                     "evaluations": [],
                 },
             )

@@ -69,6 +69,7 @@ class Joins(Task, frozen=True, kw_only=True):
         {"examples", "mode", "hops", "density", "data_seed"}
     )
     training: ClassVar[frozenset[str]] = frozenset({"examples", "batch"})
+    fixed: ClassVar[frozenset[str]] = frozenset({"V", "C"})  # ids of columns and tables go by them
 
     def validate(self) -> None:
         name = self.name
@@ -266,19 +267,20 @@ class Listed(Source):
         return out
 
     def _trivial(self, at: Tensor) -> dict[str, dict[str, float]]:
-        """Accuracies among some of the questions; balanced, each weighs what it does among all."""
+        """Accuracies among some of the questions; balanced where both answers are among them."""
         yes, there = self.list.connected, self.list.present
-        p = float(yes.double().mean())
-        said = {"majority": torch.full_like(yes, p > 0.5), "membership": there}
+        said = {"majority": torch.full_like(yes, bool(yes.double().mean() > 0.5))}
+        said["membership"] = there
+        p = float(yes[at].double().mean())
         out = {}
         for name, answer in said.items():
-            right = (answer == yes).double()
-            out[name] = {"accuracy": float(right[at].mean())}
+            right = (answer == yes)[at].double()
+            out[name] = {"accuracy": float(right.mean())}
             if 0 < p < 1:
-                each = torch.tensor([0.5 / (1 - p), 0.5 / p], dtype=torch.float64)
-                weight = each.to(yes.device)[yes.long()]
-                found = (right * weight)[at].sum() / weight[at].sum()
-                out[name]["balanced_accuracy"] = float(found)
+                mine = yes[at]
+                out[name]["balanced_accuracy"] = float(
+                    (right[mine].mean() + right[~mine].mean()) / 2
+                )
         return out
 
 
@@ -291,8 +293,8 @@ def _bytes(ids: Tensor) -> list[bytes]:
 
 def whole(right_EN: Tensor, yes_EN: Tensor, logits_EN: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
     """What takes all items at once, as sums over them: balanced accuracy (each answer weighs as
-    much as the other; in a slice, items keep the weights of the whole) and AUC (for each yes the
-    share of noes below it, equals as half; Mann and Whitney 1947).
+    much as the other) and AUC (for each yes the share of noes below it, equals as half; Mann and
+    Whitney 1947).  Neither is there where all answers are the same.
 
     Args:
         right_EN: 1 where what was said is right.

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
     from paribus.tasks.connectivity import Connectivity
 
-SCORES = ("accuracy", "balanced_accuracy", "auc", "recall", "specificity", "agreement")
+WHOLE = ("balanced_accuracy", "auc")
+SCORES = ("accuracy", *WHOLE, "recall", "specificity", "agreement")
 
 
 class Questions(Listed):

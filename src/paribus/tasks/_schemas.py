@@ -331,12 +331,22 @@ Told = tuple[list[list[int]], list[int], list[str]]
 def _each(path: str, V: int, C: int) -> list[Told]:
     file = file_of(path)
     try:
-        told = json.loads(file.read_text(encoding="utf-8"))
+        told = json.loads(file.read_text(encoding="utf-8"), object_pairs_hook=_once)
     except ValueError as error:
         raise SpecError(f"{file}: no JSON: {error}") from None
     if not isinstance(told, list) or not told:
         raise SpecError(f'{file}: write a list of {{"tables": {{…}}, "asked": [column, column]}}')
     return [_one(q, V, C, f"{file}, question {n}") for n, q in enumerate(told, 1)]
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON, in which no name may stand twice: the later would hide the earlier."""
+    out = dict(pairs)
+    if len(out) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{twice!r} stands twice in one object")
+    return out
 
 
 def _one(told: Any, V: int, C: int, where: str) -> Told:
@@ -356,7 +366,7 @@ def _one(told: Any, V: int, C: int, where: str) -> Told:
         raise SpecError(f"{where}: two columns are asked for; here: {asked!r}")
     ids: dict[Any, int] = {}
     for name in [c for t in each for c in t] + asked:
-        if not isinstance(name, str | int):
+        if not isinstance(name, str | int) or isinstance(name, bool):
             raise SpecError(f"{where}: a column is called by a word or a number, not {name!r}")
         ids.setdefault(name, len(ids))
     if len(ids) > V * C:

@@ -42,7 +42,10 @@ class Connectivity(Joins, frozen=True, kw_only=True):
     trivial: ClassVar[tuple[str, ...]] = ("majority", "membership")
     metrics: ClassVar[dict[str, Metric]] = {
         "loss": Metric("nats"),
-        **{name: Metric("", better="higher") for name in questions.SCORES},
+        **{
+            name: Metric("", better="higher", within=name in questions.WHOLE)
+            for name in questions.SCORES
+        },
     }
 
     def validate(self) -> None:

@@ -45,8 +45,8 @@ class JoinPaths(Joins, frozen=True, kw_only=True):
         "loss": Metric("nats/token"),
         "exact_match": Metric("", better="higher"),
         "label_accuracy": Metric("", better="higher"),  # a path or "none": whether that is right
-        "balanced_accuracy": Metric("", better="higher"),  # of that
-        "auc": Metric("", better="higher"),
+        "balanced_accuracy": Metric("", better="higher", within=True),  # of that
+        "auc": Metric("", better="higher", within=True),
     }
 
     def io(self) -> Io:
