@@ -104,7 +104,7 @@ def test_damaged_files_are_named_and_nothing_else_is_lost(tmp_path: Path) -> Non
 
 
 def test_a_damaged_checkpoint_falls_back(tmp_path: Path) -> None:
-    study = planted.make(tmp_path)
+    study = planted.make(tmp_path, steps=60)  # 18 s when it is slow
     code, text = planted.run(study, "--stop-after", "7s", plant="slow:300:")
     assert code == 75, text
     plan = planted.plan_of(study)
