@@ -3,9 +3,9 @@
 Positions, masks and causality are varied apart, on questions whose columns are both there and whose
 answer no schema gives away; every arm is trained at the learning rate that suits it best.
 
-The recipe is not the document's, by which no arm leaves chance on such questions: a constant rate
-without clipping does not settle, and positions of standard deviation 0.02 drown in the names, whose
-vectors come in at about 0.6.
+The recipe is not the document's, by which no arm left chance on such questions in 3 001 steps: with
+two tables a constant rate without clipping did not settle, and positions of standard deviation 0.02
+kept a model at 83 %, which had all right with 0.5 (names come in at about 0.6).
 """
 
 from typing import Any
