@@ -14,7 +14,7 @@ from paribus import parts
 from paribus.contracts import P, View
 from paribus.engine.freezing import Freezing
 from paribus.errors import Refused, SpecError
-from paribus.nn import flex
+from paribus.nn import flex, short
 from paribus.nn.dropout import Dropout
 from paribus.nn.initialise import initialise
 from paribus.nn.places import Ready
@@ -47,9 +47,11 @@ class Net:
         self.core = Transformer(model)
         if kernel == "auto":
             # In rows shorter than a block there is nothing that flex could leave out.
-            short = (spec.task.io().length or flex.BLOCK) < flex.BLOCK
-            able = self.core.plain and not self.core.promised
-            kernel = "flex" if able and not short else "sdpa"
+            length = spec.task.io().length or flex.BLOCK + 1
+            able = self.core.plain and not self.core.promised and length >= flex.BLOCK
+            kernel = "flex" if able else "short" if length <= short.LONGEST else "sdpa"
+            if kernel == "short" and not short.INSTALLED:
+                kernel = "sdpa"
         # Dropout of attention probabilities has the reference kernel alone; the record says so.
         self.kernel = "reference" if model.attn_dropout else kernel
         if self.kernel == "flex" and not self.core.plain:

@@ -13,8 +13,9 @@ class Settings:
     """Attributes:
     device: "cpu", "cuda:0" or "mps".
     threads: CPU threads of this process; on the CPU bit-equality is promised with one.
-    kernel: of attention: "auto" (on CUDA "flex" where torch's fused kernel would need the mask
-        written out, else "sdpa"), "sdpa", "flex" or "reference".
+    kernel: of attention: "auto" (on CUDA "short" for rows of at most 128 tokens, "flex" where
+        torch's fused kernel would need the mask written out, else "sdpa"), or one of these or
+        "reference".
     compile: "auto" (on CUDA, where it works), "on" or "off".
     deterministic: None: on for the CPU, off for the GPU; on, nothing is compiled.
     micro: rows a forward pass; None: all rows of a step.

@@ -1,4 +1,5 @@
-"""Attention behind one call: a naive reference, and the fused kernels of torch.
+"""Attention behind one call: a naive reference, the fused kernels of torch, and our own for short
+sequences.
 
 E trials, B rows, T queries, S keys, H query heads, G key heads, d head size.  A lower-case e, b or
 h is either its capital or 1.
@@ -13,12 +14,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from paribus.errors import Refused
-from paribus.nn import flex
+from paribus.nn import flex, short
 
 if TYPE_CHECKING:
     from paribus.nn.dropout import Dropout
 
-KERNELS = ("reference", "sdpa", "flex")
+KERNELS = ("reference", "sdpa", "flex", "short")
 
 
 class Pattern(NamedTuple):
@@ -89,7 +90,8 @@ def attend(
     drop: Dropout | None = None,
     site: int = 0,
 ) -> Tensor:
-    """o_EBHTd.  Softmax statistics are fp32 at least on every kernel."""
+    """o_EBHTd.  Softmax statistics are fp32 at least on every kernel; what the short kernel cannot
+    do, torch's does."""
     if kernel not in KERNELS:
         raise Refused(f"no attention kernel {kernel!r}; there are: {', '.join(KERNELS)}")
     dropping = dropout > 0 and drop is not None
@@ -102,6 +104,10 @@ def attend(
         return flex.attend(q_EBHTd, k_EBGSd, v_EBGSd, at.block, at.score, scale)
     if kernel == "reference":
         o = _reference(q_EBHTd, k_EBGSd, v_EBGSd, at, scale, dropout if dropping else 0, drop, site)
+    elif kernel == "short" and short.able(q_EBHTd, k_EBGSd, at.bias):
+        o = short.attend(
+            q_EBHTd, k_EBGSd, v_EBGSd, causal=at.causal, mask=at.mask, bias=at.bias, scale=scale
+        )
     else:
         o = _sdpa(q_EBHTd, k_EBGSd, v_EBGSd, at, scale)
     return o if at.dead is None else o.masked_fill(at.dead, 0.0)

@@ -71,7 +71,7 @@ class Transformer(Places):
             valid_EBT: false where a token is padding: no query reads it.
             cache: keys and values of earlier tokens; these tokens are appended.
             drop: dropout of this pass; None: none.
-            kernel: "sdpa" or "reference"; "flex" needs ``ready``.
+            kernel: "sdpa", "short" or "reference"; "flex" needs ``ready``.
             dtype: compute dtype; None: that of the parameters.
             ready: from ``ready``; then view, tables and validity are not looked at.
         """

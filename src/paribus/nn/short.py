@@ -1,0 +1,65 @@
+"""Attention of short sequences (at most 128 tokens) in Triton: a row and a head in one tile.
+
+The fused kernels of torch are made for long sequences: on 23 tokens FlashAttention fills tiles of
+64 × 128.  Here the softmax of a block of queries is whole, so nothing is kept for the backward
+pass, which computes it again from q and k.
+
+N rows (trials × rows), H heads, T queries, S keys, d head size; e and b of what is given are 1 or
+their capital.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+
+import torch
+from torch import Tensor
+
+INSTALLED = importlib.util.find_spec("triton") is not None
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # on the CPU, number by number
+
+if INSTALLED:
+    from paribus.nn import _short
+
+LONGEST = 128  # tokens
+WIDEST = 128  # numbers of a head
+
+
+def able(q: Tensor, k: Tensor, bias: Tensor | None) -> bool:
+    """Whether these kernels can do it: on a GPU, short, of a dtype that they know, and with a bias
+    that needs no gradient."""
+    fits = max(q.shape[-2], k.shape[-2]) <= LONGEST and q.shape[-1] <= WIDEST
+    known = q.dtype in (torch.float32, torch.bfloat16, torch.float16)
+    learned = bias is not None and bias.requires_grad
+    return INSTALLED and (q.is_cuda or INTERPRETED) and fits and known and not learned
+
+
+def attend(
+    q_EBHTd: Tensor,
+    k_EBHSd: Tensor,
+    v_EBHSd: Tensor,
+    *,
+    causal: bool,
+    mask: Tensor | None,
+    bias: Tensor | None,
+    scale: float,
+) -> Tensor:
+    """o_EBHTd, of as many key heads as query heads.
+
+    Args:
+        mask: bool [e,b,h,T,S], true where a query may read; each query reads some key.
+        bias: [e,b,h,T,S], added to the scaled logits, in place of a mask.
+    """
+    E, B, H, T, _ = q_EBHTd.shape
+    S = k_EBHSd.shape[3]
+    given = mask if bias is None else bias
+    if given is not None:
+        given = given.expand(E, B, H, T, S)  # of a repeated axis the stride is 0
+    o = _short.attention(*(_rows(x) for x in (q_EBHTd, k_EBHSd, v_EBHSd)), given, B, causal, scale)
+    return o.unflatten(0, (E, B))
+
+
+def _rows(x: Tensor) -> Tensor:
+    x = x.flatten(0, 1)
+    return x if x.stride(-1) == 1 else x.contiguous()
