@@ -34,7 +34,7 @@ BACKENDS = {
     "cudnn": SDPBackend.CUDNN_ATTENTION,
     "efficient": SDPBackend.EFFICIENT_ATTENTION,
 }
-TILES = [(m, w) for m in (16, 32, 64, 128) for w in (1, 2, 4, 8)]
+TILES = [(m, w) for m in (16, 32, 64) for w in (1, 2, 4)]
 
 
 def milliseconds(call: Callable[[], Any], device: str, times: int = 10) -> float:

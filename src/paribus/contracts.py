@@ -195,13 +195,20 @@ class Init(Part, frozen=True, kw_only=True):
 
 
 class Optimizer(Part, frozen=True, kw_only=True):
-    """An optimizer over stacked tensors; has a field ``lr``."""
+    """An optimizer over stacked tensors; has a field ``lr``.  One that treats every number alone,
+    whatever tensor holds it, and reads nothing but v, and of ``declared`` nothing but ``decay``,
+    says ``elementwise``: many tensors are then given to it as one, and its update is compiled."""
 
     kind: ClassVar[str] = "optim"
+    elementwise: ClassVar[bool] = False
 
     def state(self, params: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
         """State tensors by name and path, each with the trial axis first."""
         raise NotImplementedError
+
+    def numbers(self, step: int) -> dict[str, float]:
+        """What depends on the step (from 0) alone; ``update`` finds it in v."""
+        return {}
 
     def update(
         self,
@@ -213,7 +220,8 @@ class Optimizer(Part, frozen=True, kw_only=True):
         declared: Mapping[str, P],
     ) -> None:
         """One step in place.  ``v`` holds the stackable fields as vectors [E] (lr already times
-        the schedule's factor); ``step`` counts from 0; ``declared`` gives each path's P."""
+        the schedule's factor), and the step's numbers; ``step`` counts from 0; ``declared`` gives
+        each path's P."""
         raise NotImplementedError
 
 

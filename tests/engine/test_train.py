@@ -14,6 +14,7 @@ from paribus.engine.budget import Budget, OutOfMemory
 from paribus.engine.checkpoint import decode, encode
 from paribus.engine.members import Stopped
 from paribus.engine.train import Hooks, Trainer
+from paribus.engine.updating import Update
 from paribus.errors import SpecError
 from paribus.spec import resolve
 from tests.engine import tiny
@@ -256,12 +257,12 @@ def test_out_of_memory_shrinks_the_micro_batch_and_keeps_the_mathematics(
     middle of an update: then the step before counts."""
     calm = tiny.member(1, precision="fp64")
     tiny.train([calm])
-    place = "_update" if late else "_gradients"
-    real, failures = getattr(Trainer, place), iter([True])
+    owner, place = (Update, "__call__") if late else (Trainer, "_gradients")
+    real, failures = getattr(owner, place), iter([True])
     sealed: list[typing.Any] = []
 
-    def broken(self: Trainer, *given: typing.Any) -> typing.Any:
-        if self.step == 3 and next(failures, False):
+    def broken(self: typing.Any, *given: typing.Any) -> typing.Any:
+        if (given[-1] if late else self.step) == 3 and next(failures, False):
             raise torch.OutOfMemoryError("planted")
         return real(self, *given)
 
@@ -269,7 +270,7 @@ def test_out_of_memory_shrinks_the_micro_batch_and_keeps_the_mathematics(
         tensors, notes = self.snapshot(0)
         sealed.append(({k: x.clone() for k, x in tensors.items()}, notes))
 
-    monkeypatch.setattr(Trainer, place, broken)
+    monkeypatch.setattr(owner, place, broken)
     monkeypatch.setattr(Trainer, "save", save)
     m = tiny.member(1, precision="fp64")
     with pytest.raises(OutOfMemory) as found:

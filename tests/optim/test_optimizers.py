@@ -15,6 +15,12 @@ DECLARED = {path: P(shape, decay=path != "bias") for path, shape in SHAPES.items
 LR, DECAY = [1e-2, 3e-3, 0.0], [0.1, 0.4, 0.2]
 
 
+def numbers(part, step, trials):
+    """The step's numbers as vectors [E]."""
+    wide = {"dtype": torch.float64}
+    return {k: torch.full((trials,), x, **wide) for k, x in part.numbers(step).items()}
+
+
 def run(part, steps=12, dtype=torch.float64):
     """(our parameters [E, …], the gradients fed) after some steps; the lr falls as it goes."""
     g = torch.Generator().manual_seed(0)
@@ -28,6 +34,7 @@ def run(part, steps=12, dtype=torch.float64):
         v = {"lr": torch.tensor(LR, dtype=torch.float64) / (step + 1)}
         if "weight_decay" in part.stackable:
             v["weight_decay"] = torch.tensor(DECAY, dtype=torch.float64)
+        v |= numbers(part, step, 3)
         part.update(v, params, grads, state, step, DECLARED)
         assert all(torch.equal(grads[k], before[k]) for k in grads), "gradients are only read"
     return first, params, fed, state
@@ -100,6 +107,7 @@ def test_stack_is_bit_equal_and_state_is_per_trial(cls):
             v = {"lr": torch.tensor(LR[trial : trial + 1], dtype=torch.float64) / (step + 1)}
             if "weight_decay" in part.stackable:
                 v["weight_decay"] = torch.tensor(DECAY[trial : trial + 1], dtype=torch.float64)
+            v |= numbers(part, step, 1)
             one = {path: t[trial : trial + 1] for path, t in grads.items()}
             part.update(v, own, one, mine, step, DECLARED)
         for path in own:

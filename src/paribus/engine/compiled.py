@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -46,6 +47,7 @@ class Either:
 
     def _give_up(self, error: Exception) -> None:
         self._fast = None
+        logging.getLogger(__name__).warning("not compiled, so slower", exc_info=error)
         self.engine = f"eager (compile: {type(error).__name__})"
 
     def __call__(self, *arguments: Any) -> Any:

@@ -17,6 +17,7 @@ from torch import Tensor
 from paribus import parts, presets, rng
 from paribus.contracts import Position, View
 from paribus.engine.contract import Bench, Broken, Skip, Test, stacks
+from paribus.engine.updating import vectors
 from paribus.errors import Refused, SpecError
 from paribus.nn.declare import declare, numbers
 from paribus.nn.initialise import draw, initialise, rule
@@ -222,7 +223,7 @@ def _learns(part: Any, bench: Bench) -> str:
         }
         reached = {k: on or bool(grads[k].any()) for k, on in reached.items()}
         with torch.no_grad():
-            adam.update({"lr": torch.tensor([1e-2])}, p, grads, state, step, core.declared)
+            adam.update(vectors([adam], step), p, grads, state, step, core.declared)
     if missed := [k for k, on in reached.items() if not on]:
         raise Broken(f"in 30 steps no gradient reached {', '.join(missed[:3])}")
     if not losses[-1] < losses[0] - 0.3:

@@ -15,6 +15,7 @@ from paribus.engine.contract import Bench, Broken, Skip, Test, stacks
 from paribus.engine.members import Member, Phase
 from paribus.engine.settings import Settings
 from paribus.engine.train import Trainer
+from paribus.engine.updating import vectors
 from paribus.parts import construct, hints, raw, replace
 from paribus.spec import Spec, resolve
 from paribus.text.data import Data
@@ -53,20 +54,13 @@ def _normal(E: int, *path: str | int) -> dict[str, Tensor]:
     return out
 
 
-def _vectors(stack: list[Any], lr: list[float] | None = None) -> dict[str, Tensor]:
-    """The stackable fields as vectors [E], and lr."""
-    fields = sorted(stack[0].stackable | {"lr"})
-    v = {f: torch.tensor([float(getattr(p, f)) for p in stack]) for f in fields}
-    return v if lr is None else {**v, "lr": torch.tensor(lr)}
-
-
 def _steps(stack: list[Any], grads: list[dict[str, Tensor]], **how: Any) -> Any:
     """(first weights, last weights, state) after one update a gradient."""
     first = _normal(len(stack), "first")
     w = {k: t.clone() for k, t in first.items()}
     state = stack[0].state(w)
     for step, g in enumerate(grads):
-        stack[0].update(_vectors(stack, **how), w, dict(g), state, step, DECLARED)
+        stack[0].update(vectors(stack, step, **how), w, dict(g), state, step, DECLARED)
     return first, w, state
 
 
@@ -84,7 +78,7 @@ def _optim_state(part: Any, bench: Bench) -> str:
     state = {n: {k: t.clone() for k, t in s.items()} for n, s in state.items()}
     again = construct(type(part), raw(part))
     for step in range(half, 6):
-        again.update(_vectors([again] * 3), w, dict(grads[step]), state, step, DECLARED)
+        again.update(vectors([again] * 3, step), w, dict(grads[step]), state, step, DECLARED)
     if any(not torch.equal(w[k], whole[k]) for k in w):
         raise Broken("continued from its state it goes another way; keep all it needs in state()")
     return "state is [E, …] and is all there is"
@@ -106,7 +100,31 @@ def _optim_stack(part: Any, bench: Bench) -> str:
                         "fields from v"
                     )
     _frozen(part, bench)
+    if part.elementwise:
+        _flat(part)
     return "in a stack as alone, to the bit, also beside a trial that freezes"
+
+
+def _flat(part: Any) -> None:
+    """Many tensors given as one go as each by itself."""
+    grads = [_normal(3, "grad", i) for i in range(4)]
+    first, apart, _ = _steps([part] * 3, grads)
+    kinds = {k: DECLARED[k].decay for k in first}
+    for decay in (True, False):
+        own = [k for k, d in kinds.items() if d == decay]
+
+        def one(of: dict[str, Tensor], own: list[str] = own) -> dict[str, Tensor]:
+            return {"one": torch.cat([of[k].flatten(1) for k in own], 1)}
+
+        w, alike = one(first), {"one": P((1,), decay=decay)}
+        state = part.state(w)
+        for step, g in enumerate(grads):
+            part.update(vectors([part] * 3, step), w, one(g), state, 0, alike)
+        if not torch.allclose(w["one"], one(apart)["one"], rtol=1e-6, atol=1e-8):
+            raise Broken(
+                "elementwise is promised, but tensors that are given as one go another way: read "
+                "v and declared[…].decay alone, never the step or a tensor's shape"
+            )
 
 
 def _frozen(part: Any, bench: Bench) -> None:
@@ -150,7 +168,7 @@ def _optim_quadratic(part: Any, bench: Bench) -> str:
     for step in range(40):
         g = {k: w[k] - goal[k] for k in w}
         losses.append(sum(float(t.square().sum()) for t in g.values()))
-        part.update(_vectors([part] * 2), w, g, state, step, DECLARED)
+        part.update(vectors([part] * 2, step), w, g, state, step, DECLARED)
     if not losses[-1] < losses[0]:
         raise Broken(f"|w − goal|² goes from {losses[0]:.4g} to {losses[-1]:.4g} in 40 steps")
     return f"|w − goal|² from {losses[0]:.3g} to {losses[-1]:.3g}"

@@ -60,6 +60,7 @@ class Net:
                 "all pairs of tokens; use the sdpa kernel"
             )
         self._ready: tuple[Any, Mapping[str, Tensor], Ready] | None = None
+        self._given: Mapping[str, Tensor] = {}
         self.declared: dict[str, P] = self.core.declared
         self.freezing: Freezing = Freezing(self.declared, specs)
         self.trained: list[str] = self.freezing.trained
@@ -87,13 +88,17 @@ class Net:
         if not (places or self.kernel == "flex") or not self.core.plain:
             return None
         E, B, T = batch["inputs"].shape[:3]
+        sizes, given = (E, B, T), places
+        if self._ready is not None and self._ready[0] == sizes and _same(given, self._given):
+            return self._ready[2]
+        self._given = given
         if draws is not None:
             first = torch.tensor([draws.index(n) for n in range(max(draws) + 1)])
             places = {k: v[first.to(v.device)] for k, v in places.items()}
-        if self._ready is None or self._ready[0] != (E, B, T) or not _equal(places, self._ready[1]):
+        if self._ready is None or self._ready[0] != sizes or not _equal(places, self._ready[1]):
             master = torch.float64 if self.compute == torch.float64 else torch.float32
             ready = self.core.ready(
-                (E, B, T),
+                sizes,
                 {k[4:]: v for k, v in places.items() if k != "valid"},
                 places.get("valid"),
                 models=[s.model for s in self.specs] if self.differs else None,  # type: ignore[misc]
@@ -103,7 +108,7 @@ class Net:
                 device=self.device,
                 last=self.specs[0].task.scored == "last",
             )
-            self._ready = ((E, B, T), places, ready)
+            self._ready = (sizes, places, ready)
         return self._ready[2]
 
     def __call__(
@@ -208,6 +213,11 @@ class ExternalNet:
 def make_net(specs: Sequence[Spec], device: str, kernel: str) -> Net | ExternalNet:
     kind = Net if isinstance(specs[0].model, Model) else ExternalNet
     return kind(specs, device, kernel)
+
+
+def _same(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
+    """Whether these are the very same tensors, which takes no look at what they hold."""
+    return a.keys() == b.keys() and all(t is b[k] for k, t in a.items())
 
 
 def _equal(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:

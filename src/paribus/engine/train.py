@@ -25,6 +25,7 @@ from paribus.engine.freezing import stateful
 from paribus.engine.members import Member, Stopped
 from paribus.engine.net import ExternalNet, Net, make_net
 from paribus.engine.settings import Settings, describe
+from paribus.engine.updating import Fused, Look, Sums, Update
 from paribus.errors import Refused
 from paribus.nn.dropout import Dropout
 from paribus.nn.places import Ready
@@ -93,7 +94,10 @@ class Trainer:
         self.state: dict[str, dict[str, Tensor]] = {}
         self.had: list[frozenset[str]] = []  # paths whose optimizer state is each member's own
         self.net: Net | ExternalNet
+        self.update: Update
+        self._open: Look | None = None  # the last step, not yet looked at
         self._since = time.monotonic()
+        self._placed: dict[str, tuple[list[Tensor], Tensor]] = {}
         self._packs: bool | None = None  # whether rows are packed without their padding
         self._whole = False  # whether parameters and optimizer state are those of one step
 
@@ -143,6 +147,19 @@ class Trainer:
                 "scale": torch.full((self.e,), 2.0**15, device=self.settings.device),
                 "good": torch.zeros(self.e, device=self.settings.device),
             }
+        given = (
+            [s.optim for s in self.specs],
+            self.net.freezing,
+            self.net.declared,
+            self.params,
+            self.state,
+            spec.clip,
+        )
+        fused = (
+            able and not self.scaler and Fused.able(spec.optim, self.net.freezing, self.settings)
+        )
+        self.update = Fused(*given, settings=self.settings) if fused else Update(*given)
+        self._open, self._placed = None, {}
         self._whole = True
 
     def open(self, index: int) -> list[tuple[Source, int]]:
@@ -182,13 +199,22 @@ class Trainer:
                 own = source.batch(seed, local, spread)
                 # A later phase has an order of its own, and still the trial's names.
                 drawn[n] = own if seed == m.seed else source.for_trial(own, m.seed)
-        batch = {k: torch.stack([drawn[n][k] for n in self.draws]) for k in drawn[0]}
+        batch = {k: self._stacked(k, [drawn[n][k] for n in self.draws]) for k in drawn[0]}
         B, T = batch["inputs"].shape[1:3]
         self._read += batch["valid"].sum((1, 2)) if "valid" in batch else B * T
         if self._packs is None:
             able = self.net.kernel == "flex" and not self._drops()
             self._packs = able and packing.worth(batch, self.specs[0].task.io())
         return packing.pack(batch) if self._packs else batch
+
+    def _stacked(self, name: str, rows: list[Tensor]) -> Tensor:
+        """Rows of the trials as one tensor; the same one as long as places are the same ones."""
+        if name != "valid" and not name.startswith("pos."):
+            return torch.stack(rows)
+        had = self._placed.get(name)
+        if had is None or any(a is not b for a, b in zip(had[0], rows, strict=True)):
+            had = self._placed[name] = rows, torch.stack(rows)
+        return had[1]
 
     def _gradients(self, local: int) -> tuple[list[Tensor], Tensor, Tensor]:
         """Gradients of summed losses over a nominal count, loss sums and counts [E]."""
@@ -232,70 +258,37 @@ class Trainer:
         local = self.step - self.first
         self._read.zero_()
         grads, sums_E, counts_E = self._gradients(local)
-        loss_E = sums_E / counts_E
-        scale_E = self.nominal / counts_E
-        if self.scaler:
-            scale_E = scale_E / self.scaler["scale"]
-        norm_E = self.net.freezing.norms(grads) * scale_E
-        finite_E = torch.isfinite(norm_E) & torch.isfinite(loss_E)
-        clip = self.specs[0].clip
-        factor_E = scale_E if clip is None else scale_E * (clip / (norm_E + 1e-6)).clamp(max=1.0)
-        keep_E = finite_E & torch.tensor(self.alive, device=finite_E.device)
-        all_finite = bool(keep_E.all())
-        dtype = next(iter(self.params.values())).dtype
-        shapes = [(self.e,) + (1,) * (g.ndim - 1) for g in grads]
-        torch._foreach_mul_(grads, [factor_E.to(dtype).view(shape) for shape in shapes])
-        if not all_finite:
-            for g, shape in zip(grads, shapes, strict=True):
-                g.copy_(torch.where(keep_E.view(shape), g, torch.zeros((), dtype=dtype)))
+        self._settle()  # of the step before, while this one is at work
         lr_E = [
             s.optim.lr * s.schedule.factor(local, s.steps or 1)  # type: ignore[attr-defined]
             for s in self.specs
         ]
-        before = None if all_finite else checkpoint.clone(self.state)
         self._whole = False
-        self._update(grads, lr_E, keep_E)
-        if before is not None:  # what is masked out keeps its optimizer state too
-            checkpoint.put_back(self.state, before, keep_E)
-        self.curves["loss"].append(loss_E.double())
+        sums = Sums(sums_E, counts_E, self.nominal, self.scaler.get("scale"))
+        done = self.update(grads, sums, self.alive, lr_E, self.step - self.origin)
+        self.curves["loss"].append(done.loss.double())
         self.curves["lr"].append(torch.tensor(lr_E, dtype=torch.float64))
-        self.curves["norm"].append(norm_E.double())
+        self.curves["norm"].append(done.norm.double())
         self.targets += counts_E.double()
         self.tokens += self._read
         self.step += 1
-        if not all_finite:
-            self._judge(finite_E, loss_E, counts_E)
+        self._open = Look(self.step, done, counts_E)
+        if not self.update.late:
+            self._settle()
         self._whole = True
 
-    def _update(self, grads: list[Tensor], lr_E: Sequence[float], keep_E: Tensor) -> None:
-        part = self.specs[0].optim
-        dtype = next(iter(self.params.values())).dtype
-        device = self.settings.device
-        v = {
-            f: torch.tensor([float(getattr(s.optim, f)) for s in self.specs], dtype=dtype).to(
-                device
-            )
-            for f in part.stackable
-        }
-        lr = torch.tensor(lr_E, dtype=dtype).to(device)
-        v["lr"] = torch.where(keep_E, lr, torch.zeros((), dtype=dtype, device=device))
-        params = self._trained()
-        with torch.no_grad(), self.net.freezing.held(self.params):
-            part.update(
-                v,
-                params,
-                dict(zip(self.net.trained, grads, strict=True)),
-                self.state,
-                self.step - self.origin,
-                self.net.declared,
-            )
+    def _settle(self) -> None:
+        """See what the last step did, if that has not been looked at."""
+        look, self._open = self._open, None
+        if look is not None and not look.fine():
+            self._judge(look)
 
-    def _judge(self, finite_E: Tensor, loss_E: Tensor, counts_E: Tensor) -> None:
+    def _judge(self, look: Look) -> None:
         """Trials whose loss or gradient is not finite: with loss scaling a smaller scale first."""
-        for e, ok in enumerate(finite_E.tolist()):
-            if self.alive[e] and not counts_E[e]:
+        for e, ok in enumerate(look.done.finite.tolist()):
+            if self.alive[e] and not look.count[e]:
                 raise Refused(
-                    f"the rows of step {self.step} hold no target of {self.members[e].name}: the "
+                    f"the rows of step {look.step} hold no target of {self.members[e].name}: the "
                     "task leaves all of them out; see what it scores, or take more rows"
                 )
             if ok or not self.alive[e]:
@@ -305,9 +298,8 @@ class Trainer:
                 self.scaler["good"][e] = 0
                 continue
             self.alive[e] = False
-            self.members[
-                e
-            ].reason = f"loss {loss_E[e].item():.4g} at step {self.step} of {self.total}"
+            loss = look.done.loss[e].item()
+            self.members[e].reason = f"loss {loss:.4g} at step {look.step} of {self.total}"
 
     # ── the loop ──
 
@@ -342,12 +334,17 @@ class Trainer:
                 self._advance()
                 self.seconds += time.monotonic() - began
                 self._after_step()
+            self._settle()
         for e, m in enumerate(self.members):
             if m.reason is None:
                 m.state = self.snapshot(e)
 
     def _after_step(self) -> None:
         self._scale_up()
+        evaluates = self.hooks.evaluate is not None
+        evaluates = evaluates and any(self.step % n == 0 for n in self.hooks.every)
+        if evaluates:
+            self._settle()
         for e, m in enumerate(self.members):
             if not self.alive[e] and m.attempt is not None and m.reason:
                 end = partial(m.attempt.end, "diverged", m.reason, **self.summary(e))
@@ -355,7 +352,7 @@ class Trainer:
                 self.hooks.diverged(m)
                 m.attempt = None
         improved = False
-        if self.hooks.evaluate is not None and any(self.step % n == 0 for n in self.hooks.every):
+        if evaluates and self.hooks.evaluate is not None:
             self._whole = False  # a checkpoint without this step's values would lose them
             for e, row in enumerate(self.hooks.evaluate(self)):
                 self.checks[e].append({"step": self.step, **row})
@@ -439,6 +436,7 @@ class Trainer:
     def save(self) -> None:
         """Seal a checkpoint of every live member, then retire the older ones.  A member whose
         attempt was ended by another process gives its slot up."""
+        self._settle()
         live = [
             (e, m, m.attempt)
             for e, m in enumerate(self.members)

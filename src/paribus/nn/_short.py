@@ -18,12 +18,12 @@ LOW = tl.constexpr(-1.0e30)  # of what may not be read; a difference of two is a
 
 @triton.jit
 def _scores(
-    q_Md, k_Sd, at, H, T, S, h, n, B, t_M, s_S, scale,
+    q_Md, k_Sd, at, T, S, h, n, B, t_M, s_S,
     se, sb, sh, st, ss,
-    CAUSAL: tl.constexpr, GIVEN: tl.constexpr, PRECISION: tl.constexpr,
+    SCALE: tl.constexpr, CAUSAL: tl.constexpr, GIVEN: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Probabilities [M,S] in fp32; zero for keys that may not be read."""
-    x_MS = tl.dot(q_Md, tl.trans(k_Sd), input_precision=PRECISION) * scale
+    x_MS = tl.dot(q_Md, tl.trans(k_Sd), input_precision=PRECISION) * SCALE
     real_S = s_S[None, :] < S
     if GIVEN != "none":
         place = (n // B) * se + (n % B) * sb + h * sh + t_M[:, None] * st + s_S[None, :] * ss
@@ -41,11 +41,11 @@ def _scores(
 
 @triton.jit
 def forward(
-    q, k, v, at, o, B, H, T, S, scale,
+    q, k, v, at, o, B, H, T, S,
     qn, qh, qt, kn, kh, kt, vn, vh, vt, on, oh, ot,
     se, sb, sh, st, ss,
     D: tl.constexpr, PT: tl.constexpr, PS: tl.constexpr, PD: tl.constexpr, M: tl.constexpr,
-    CAUSAL: tl.constexpr, GIVEN: tl.constexpr, PRECISION: tl.constexpr,
+    SCALE: tl.constexpr, CAUSAL: tl.constexpr, GIVEN: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     n, h = (tl.program_id(0) // H).to(tl.int64), tl.program_id(0) % H
     s_S, d_d = tl.arange(0, PS), tl.arange(0, PD)
@@ -57,8 +57,8 @@ def forward(
         there_Md = (t_M[:, None] < T) & (d_d[None, :] < D)
         q_Md = tl.load(q + n * qn + h * qh + t_M[:, None] * qt + d_d[None, :], there_Md, other=0.0)
         p_MS = _scores(
-            q_Md, k_Sd, at, H, T, S, h, n, B, t_M, s_S, scale, se, sb, sh, st, ss,
-            CAUSAL, GIVEN, PRECISION,
+            q_Md, k_Sd, at, T, S, h, n, B, t_M, s_S, se, sb, sh, st, ss,
+            SCALE, CAUSAL, GIVEN, PRECISION,
         )  # fmt: skip
         o_Md = tl.dot(p_MS.to(v_Sd.dtype), v_Sd, input_precision=PRECISION)
         tl.store(
@@ -70,11 +70,11 @@ def forward(
 
 @triton.jit
 def backward(
-    q, k, v, at, g, dq, dk, dv, B, H, T, S, scale,
+    q, k, v, at, g, dq, dk, dv, B, H, T, S,
     qn, qh, qt, kn, kh, kt, vn, vh, vt, gn, gh, gt, an, ah, a_t, bn, bh, bt,
     se, sb, sh, st, ss,
     D: tl.constexpr, PT: tl.constexpr, PS: tl.constexpr, PD: tl.constexpr, M: tl.constexpr,
-    CAUSAL: tl.constexpr, GIVEN: tl.constexpr, PRECISION: tl.constexpr,
+    SCALE: tl.constexpr, CAUSAL: tl.constexpr, GIVEN: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """g: gradient of the output; strides a of dq, b of dk and of dv."""
     n, h = (tl.program_id(0) // H).to(tl.int64), tl.program_id(0) % H
@@ -90,13 +90,13 @@ def backward(
         q_Md = tl.load(q + n * qn + h * qh + t_M[:, None] * qt + d_d[None, :], there_Md, other=0.0)
         g_Md = tl.load(g + n * gn + h * gh + t_M[:, None] * gt + d_d[None, :], there_Md, other=0.0)
         p_MS = _scores(
-            q_Md, k_Sd, at, H, T, S, h, n, B, t_M, s_S, scale, se, sb, sh, st, ss,
-            CAUSAL, GIVEN, PRECISION,
+            q_Md, k_Sd, at, T, S, h, n, B, t_M, s_S, se, sb, sh, st, ss,
+            SCALE, CAUSAL, GIVEN, PRECISION,
         )  # fmt: skip
         dv_Sd += tl.dot(tl.trans(p_MS.to(g_Md.dtype)), g_Md, input_precision=PRECISION)
         dp_MS = tl.dot(g_Md, tl.trans(v_Sd), input_precision=PRECISION)
         ds_MS = p_MS * (dp_MS - tl.sum(p_MS * dp_MS, 1)[:, None])
-        ds_MS = (ds_MS * scale).to(q_Md.dtype)
+        ds_MS = (ds_MS * SCALE).to(q_Md.dtype)
         dq_Md = tl.dot(ds_MS, k_Sd, input_precision=PRECISION)
         dk_Sd += tl.dot(tl.trans(ds_MS), q_Md, input_precision=PRECISION)
         tl.store(
@@ -116,8 +116,8 @@ def attention(
     N, H, T, d = q.shape
     o = _empty(q, T)
     wrap_triton(forward)[(N * H,)](
-        q, k, v, _data(given, q), o, rows, H, T, k.shape[2], scale,
-        *_strides(q, k, v, o), *_five(given), **_sizes(T, k.shape[2], d, given, causal, q),
+        q, k, v, q if given is None else given, o, rows, H, T, k.shape[2],
+        *_strides(q, k, v, o), *_five(given), **_sizes(T, k.shape[2], d, given, causal, scale, q),
     )  # fmt: skip
     return o
 
@@ -138,8 +138,8 @@ def _backward(
     g = g if g.stride(-1) == 1 else g.contiguous()
     dq, dk, dv = _empty(q, T), _empty(k, S), _empty(v, S)
     wrap_triton(backward)[(N * H,)](
-        q, k, v, _data(given, q), g, dq, dk, dv, rows, H, T, S, scale,
-        *_strides(q, k, v, g, dq, dk), *_five(given), **_sizes(T, S, d, given, causal, q),
+        q, k, v, q if given is None else given, g, dq, dk, dv, rows, H, T, S,
+        *_strides(q, k, v, g, dq, dk), *_five(given), **_sizes(T, S, d, given, causal, scale, q),
     )  # fmt: skip
     return dq, dk, dv
 
@@ -165,21 +165,20 @@ def _empty(like: Tensor, T: int) -> Tensor:
     return like.new_empty(N, T, H, d).transpose(1, 2)
 
 
-def _data(given: Tensor | None, q: Tensor) -> Tensor:
-    if given is None:
-        return q
-    return given.view(torch.uint8) if given.dtype == torch.bool else given
-
-
 def _strides(*tensors: Tensor) -> list[int]:
     return [x.stride(i) for x in tensors for i in range(3)]
 
 
 def _five(given: Tensor | None) -> tuple[int, ...]:
-    return (0,) * 5 if given is None else given.stride()
+    """Strides of [e,b,h,T,S]; 0 of an axis that is repeated."""
+    if given is None:
+        return (0,) * 5
+    return tuple(0 if n == 1 else s for n, s in zip(given.shape, given.stride(), strict=True))
 
 
-def _sizes(T: int, S: int, d: int, given: Tensor | None, causal: bool, q: Tensor) -> dict[str, Any]:
+def _sizes(
+    T: int, S: int, d: int, given: Tensor | None, causal: bool, scale: float, q: Tensor
+) -> dict[str, Any]:
     kind = "none" if given is None else "mask" if given.dtype == torch.bool else "bias"
     PS, M, warps = tile(T, S)
     return {
@@ -188,6 +187,7 @@ def _sizes(T: int, S: int, d: int, given: Tensor | None, causal: bool, q: Tensor
         "PS": PS,
         "PD": max(16, 1 << (d - 1).bit_length()),
         "M": M,
+        "SCALE": scale,  # a number that is no constant would be made one of 64 bits
         "CAUSAL": causal,
         "GIVEN": kind,
         "PRECISION": "ieee" if q.dtype == torch.float32 else "tf32",

@@ -27,10 +27,9 @@ def linear(x_EBTD: Tensor, w_EFD: Tensor, b_EF: Tensor | None = None) -> Tensor:
     x_END = cast(x_EBTD, w_EFD.dtype).flatten(1, 2)
     if x_END.shape[0] != w_EFD.shape[0]:
         x_END = x_END.expand(w_EFD.shape[0], -1, -1)
-    if b_EF is None:
-        y_ENF = torch.bmm(x_END, w_EFD.mT)
-    else:
-        y_ENF = torch.baddbmm(cast(b_EF, w_EFD.dtype).unsqueeze(1), x_END, w_EFD.mT)
+    y_ENF = torch.bmm(x_END, w_EFD.mT)
+    if b_EF is not None:  # fused with what follows; baddbmm would first write it out for all tokens
+        y_ENF = y_ENF + cast(b_EF, w_EFD.dtype).unsqueeze(1)
     return y_ENF.unflatten(1, (B, T))
 
 

@@ -51,11 +51,8 @@ def attend(
         mask: bool [e,b,h,T,S], true where a query may read; each query reads some key.
         bias: [e,b,h,T,S], added to the scaled logits, in place of a mask.
     """
-    E, B, H, T, _ = q_EBHTd.shape
-    S = k_EBHSd.shape[3]
+    E, B = q_EBHTd.shape[:2]
     given = mask if bias is None else bias
-    if given is not None:
-        given = given.expand(E, B, H, T, S)  # of a repeated axis the stride is 0
     o = _short.attention(*(_rows(x) for x in (q_EBHTd, k_EBHSd, v_EBHSd)), given, B, causal, scale)
     return o.unflatten(0, (E, B))
 

@@ -9,6 +9,7 @@ from msgspec import Meta
 
 from paribus.contracts import Optimizer, P
 from paribus.lazy import torch
+from paribus.optim._wide import wide
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,6 +31,7 @@ class Adam(Optimizer, frozen=True, kw_only=True):
     eps: Annotated[float, Meta(gt=0)] = 1e-8
 
     stackable: ClassVar[frozenset[str]] = frozenset({"lr"})
+    elementwise: ClassVar[bool] = True
     example: ClassVar[dict[str, Any]] = {"lr": 1e-3}
 
     def state(self, params: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
@@ -40,6 +42,11 @@ class Adam(Optimizer, frozen=True, kw_only=True):
             }
 
         return {"mean": zeros(), "square": zeros()}
+
+    def numbers(self, step: int) -> dict[str, float]:
+        # Both corrections go into eps and lr: fewer passes over the parameters, the same number.
+        c1, c2 = (1 - b ** (step + 1) for b in self.betas)
+        return {"rate": c2**0.5 / c1, "eps": self.eps * c2**0.5}
 
     def update(
         self,
@@ -55,14 +62,10 @@ class Adam(Optimizer, frozen=True, kw_only=True):
         mean = [state["mean"][path] for path in paths]
         square = [state["square"][path] for path in paths]
         b1, b2 = self.betas
-        c1, c2 = 1 - b1 ** (step + 1), 1 - b2 ** (step + 1)
         torch._foreach_lerp_(mean, g, 1 - b1)
         torch._foreach_mul_(square, b2)
         torch._foreach_addcmul_(square, g, g, 1 - b2)
         size = torch._foreach_sqrt(square)
-        # Both corrections go into eps and lr: fewer passes over the parameters, the same number.
-        torch._foreach_add_(size, self.eps * c2**0.5)
+        torch._foreach_add_(size, wide(v["eps"], size))
         change = torch._foreach_div(mean, size)
-        rate = v["lr"] * (c2**0.5 / c1)
-        wide = {n: rate.view(-1, *[1] * (n - 1)) for n in {t.ndim for t in w}}
-        torch._foreach_addcmul_(w, change, [wide[t.ndim].to(t.dtype) for t in w], value=-1)
+        torch._foreach_addcmul_(w, change, wide(v["lr"] * v["rate"], w), value=-1)

@@ -9,6 +9,7 @@ from msgspec import Meta
 
 from paribus.contracts import Optimizer, P
 from paribus.lazy import torch
+from paribus.optim._wide import wide
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,6 +35,7 @@ class AdamW(Optimizer, frozen=True, kw_only=True):
     decay: Literal["matrices", "all"] = "matrices"
 
     stackable: ClassVar[frozenset[str]] = frozenset({"lr", "weight_decay"})
+    elementwise: ClassVar[bool] = True
     example: ClassVar[dict[str, Any]] = {"lr": 1e-3}
 
     def state(self, params: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
@@ -44,6 +46,11 @@ class AdamW(Optimizer, frozen=True, kw_only=True):
             }
 
         return {"mean": zeros(), "square": zeros()}
+
+    def numbers(self, step: int) -> dict[str, float]:
+        # Both corrections go into eps and lr: fewer passes over the parameters, the same number.
+        c1, c2 = (1 - b ** (step + 1) for b in self.betas)
+        return {"rate": c2**0.5 / c1, "eps": self.eps * c2**0.5}
 
     def update(
         self,
@@ -59,21 +66,13 @@ class AdamW(Optimizer, frozen=True, kw_only=True):
         mean = [state["mean"][path] for path in paths]
         square = [state["square"][path] for path in paths]
         b1, b2 = self.betas
-        c1, c2 = 1 - b1 ** (step + 1), 1 - b2 ** (step + 1)
         decaying = [params[path] for path in paths if self.decay == "all" or declared[path].decay]
         if decaying:
-            torch._foreach_mul_(decaying, _wide(1 - v["lr"] * v["weight_decay"], decaying))
+            torch._foreach_mul_(decaying, wide(1 - v["lr"] * v["weight_decay"], decaying))
         torch._foreach_lerp_(mean, g, 1 - b1)
         torch._foreach_mul_(square, b2)
         torch._foreach_addcmul_(square, g, g, 1 - b2)
         size = torch._foreach_sqrt(square)
-        # Both corrections go into eps and lr: fewer passes over the parameters, the same number.
-        torch._foreach_add_(size, self.eps * c2**0.5)
+        torch._foreach_add_(size, wide(v["eps"], size))
         change = torch._foreach_div(mean, size)
-        torch._foreach_addcmul_(w, change, _wide(v["lr"] * (c2**0.5 / c1), w), value=-1)
-
-
-def _wide(x_E: Tensor, like: list[Tensor]) -> list[Tensor]:
-    """A number a trial, in the shape and precision of each tensor [E, …]."""
-    by_rank = {n: x_E.view(-1, *[1] * (n - 1)) for n in {t.ndim for t in like}}
-    return [by_rank[t.ndim].to(t.dtype) for t in like]
+        torch._foreach_addcmul_(w, change, wide(v["lr"] * v["rate"], w), value=-1)

@@ -10,6 +10,7 @@ from msgspec import Meta
 from paribus.contracts import Optimizer, P
 from paribus.errors import SpecError
 from paribus.lazy import torch
+from paribus.optim._wide import wide
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,6 +34,7 @@ class Sgd(Optimizer, frozen=True, kw_only=True):
     decay: Literal["matrices", "all"] = "matrices"
 
     stackable: ClassVar[frozenset[str]] = frozenset({"lr", "weight_decay"})
+    elementwise: ClassVar[bool] = True
     example: ClassVar[dict[str, Any]] = {"lr": 0.1}
 
     def validate(self) -> None:
@@ -61,10 +63,10 @@ class Sgd(Optimizer, frozen=True, kw_only=True):
         paths = list(params)
         w = [params[path] for path in paths]
         decays = [self.decay == "all" or declared[path].decay for path in paths]
-        wide = _wide(v["weight_decay"], w)
+        decays_by = wide(v["weight_decay"], w)
         g = [
             grads[path].addcmul(x, wd) if decaying else grads[path].clone()
-            for path, x, wd, decaying in zip(paths, w, wide, decays, strict=True)
+            for path, x, wd, decaying in zip(paths, w, decays_by, decays, strict=True)
         ]
         if self.momentum:  # zeros times momentum plus g is g: the first step needs no other rule
             memory = [state["momentum"][path] for path in paths]
@@ -74,11 +76,5 @@ class Sgd(Optimizer, frozen=True, kw_only=True):
                 torch._foreach_add_(g, memory, alpha=self.momentum)
             else:
                 g = torch._foreach_add(memory, 0.0)
-        torch._foreach_mul_(g, _wide(v["lr"], g))
+        torch._foreach_mul_(g, wide(v["lr"], g))
         torch._foreach_sub_(w, g)
-
-
-def _wide(x_E: Tensor, like: list[Tensor]) -> list[Tensor]:
-    """A number a trial, in the shape and precision of each tensor [E, …]."""
-    by_rank = {n: x_E.view(-1, *[1] * (n - 1)) for n in {t.ndim for t in like}}
-    return [by_rank[t.ndim].to(t.dtype) for t in like]

@@ -48,10 +48,11 @@ def base(
     schedule: Schedule | None = None,
     clip: float | None = None,
     std: float | None = None,
+    matrices: float = 0.02,
     **task: Any,
 ) -> Spec:
-    """The document's recipe: GPT-2 blocks, Adam at a constant rate, no clipping.  ``std``: of
-    positions at the start."""
+    """The document's recipe: GPT-2 blocks, Adam at a constant rate, no clipping.  ``std`` and
+    ``matrices``: standard deviations of positions and of matrices at the start."""
     return Spec(
         model=presets.gpt2(
             width=width,
@@ -63,7 +64,7 @@ def base(
         ),
         task=tasks.connectivity(**{"V": 5, "examples": 4096, "batch": batch, **task}),
         # GPT-2's blocks between two of torch's linear layers, as Garg et al. have it.
-        init={"read": init.torch_default()},  # type: ignore[arg-type]
+        init={"every": init.gpt2(std=matrices), "read": init.torch_default()},  # type: ignore[arg-type]
         optim=optim.adam(lr=lr),
         schedule=schedule or schedules.constant(),
         clip=clip,

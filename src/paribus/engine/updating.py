@@ -1,0 +1,242 @@
+"""The end of a training step: norms, clipping and the optimizer, for a stack of trials.
+
+E trials, n numbers of a trial's parameters that are updated alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from paribus.contracts import Optimizer, P
+from paribus.engine import checkpoint
+from paribus.engine.compiled import Either
+from paribus.engine.freezing import Freezing
+from paribus.engine.settings import Settings
+
+State = dict[str, dict[str, Tensor]]
+
+
+class Sums(NamedTuple):
+    """What a step's rows gave.
+
+    Attributes:
+        loss, count: sums of losses and of targets of each trial [E].
+        nominal: what the summed losses were divided by before the gradients.
+        loss_scale: of fp16 [E]; None: 1.
+    """
+
+    loss: Tensor
+    count: Tensor
+    nominal: float
+    loss_scale: Tensor | None = None
+
+    def factor(self) -> Tensor:
+        """What makes of the gradients those of the mean loss [E]."""
+        scale = self.nominal / self.count
+        return scale if self.loss_scale is None else scale / self.loss_scale
+
+
+class Done(NamedTuple):
+    """What a step found, each [E]: mean loss, gradient norm before clipping, and whether both are
+    finite (or nobody asks any more)."""
+
+    loss: Tensor
+    norm: Tensor
+    finite: Tensor
+
+
+class Look:
+    """A later look at what a step found, without waiting for what was started since.
+
+    Attributes:
+        step: how many steps there were then.
+    """
+
+    def __init__(self, step: int, done: Done, count: Tensor) -> None:
+        self.step, self.done, self.count = step, done, count
+        self._all = done.finite.all()
+        self._ready = None
+        if self._all.is_cuda:
+            self._all = torch.empty((), dtype=torch.bool, pin_memory=True).copy_(
+                self._all, non_blocking=True
+            )
+            self._ready = torch.cuda.Event()
+            self._ready.record()
+
+    def fine(self) -> bool:
+        """Whether all trials were finite; waits for that step."""
+        if self._ready is not None:
+            self._ready.synchronize()
+        return bool(self._all)
+
+
+def vectors(
+    optims: Sequence[Optimizer],
+    step: int,
+    lr: Sequence[float] | None = None,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: Any = "cpu",
+) -> dict[str, Tensor]:
+    """``v`` of ``Optimizer.update`` [E]: the fields that may differ, and the step's numbers."""
+    rows = {f: [float(getattr(o, f)) for o in optims] for f in sorted(optims[0].stackable | {"lr"})}
+    rows |= {k: [x] * len(optims) for k, x in optims[0].numbers(step).items()}
+    if lr is not None:
+        rows["lr"] = list(lr)
+    # One copy to the device a step, not one for each.
+    whole = torch.tensor(list(rows.values()), dtype=dtype).to(device)
+    return dict(zip(rows, whole.unbind(), strict=True))
+
+
+class Update:
+    """Tensor by tensor, and the processor looks whether all is finite.
+
+    Args:
+        optims: of each trial; they differ in stackable fields alone.
+        params, state: updated in place.
+        clip: the largest gradient norm; None: any.
+    """
+
+    late = False  # whether the step has ended before anybody looked at what it did
+
+    def __init__(
+        self,
+        optims: Sequence[Optimizer],
+        freezing: Freezing,
+        declared: Mapping[str, P],
+        params: dict[str, Tensor],
+        state: State,
+        clip: float | None,
+    ) -> None:
+        self.optims, self.freezing, self.declared = list(optims), freezing, declared
+        self.params, self.state, self.clip = params, state, clip
+        some = next(iter(params.values()))
+        self.dtype, self.device = some.dtype, some.device
+
+    def __call__(
+        self, grads: list[Tensor], sums: Sums, alive: Sequence[bool], lr: Sequence[float], step: int
+    ) -> Done:
+        """Update the trials that are alive and whose numbers are finite."""
+        scale_E = sums.factor()
+        loss_E = sums.loss / sums.count
+        norm_E = self.freezing.norms(grads) * scale_E
+        finite_E = torch.isfinite(norm_E) & torch.isfinite(loss_E)
+        alive_E = torch.tensor(list(alive), device=self.device)
+        keep_E = finite_E & alive_E
+        all_kept = bool(keep_E.all())
+        factor_E = _clipped(scale_E, norm_E, self.clip).to(self.dtype)
+        shapes = [(len(self.optims),) + (1,) * (g.ndim - 1) for g in grads]
+        torch._foreach_mul_(grads, [factor_E.view(shape) for shape in shapes])
+        if not all_kept:
+            for g, shape in zip(grads, shapes, strict=True):
+                g.copy_(torch.where(keep_E.view(shape), g, torch.zeros((), dtype=self.dtype)))
+        before = None if all_kept else checkpoint.clone(self.state)
+        v = vectors(self.optims, step, lr, dtype=self.dtype, device=self.device)
+        v["lr"] = torch.where(keep_E, v["lr"], torch.zeros_like(v["lr"]))
+        params = {k: self.params[k] for k in self.freezing.trained}
+        given = dict(zip(params, grads, strict=True))
+        with torch.no_grad(), self.freezing.held(self.params):
+            self.optims[0].update(v, params, given, self.state, step, self.declared)
+        if before is not None:  # what is masked out keeps its optimizer state too
+            checkpoint.put_back(self.state, before, keep_E)
+        return Done(loss_E, norm_E, finite_E | ~alive_E)
+
+
+class Fused(Update):
+    """All that is updated alike as one tensor [E,n], compiled, without a look of the processor.
+
+    Parameters and optimizer state become views of these tensors.  A trial that is not finite once
+    is not updated again.
+    """
+
+    late = True
+
+    @staticmethod
+    def able(optim: Optimizer, freezing: Freezing, settings: Settings) -> bool:
+        on = settings.compile == "on" or (
+            settings.compile == "auto" and settings.device.startswith("cuda")
+        )
+        return on and not settings.exact and optim.elementwise and not freezing.mixed
+
+    def __init__(self, *given: Any, settings: Settings) -> None:
+        super().__init__(*given)
+        trained = self.freezing.trained
+        kinds = {k: "decay" if self.declared[k].decay else "none" for k in trained}
+        self.paths = {kind: [k for k in trained if kinds[k] == kind] for kind in ("decay", "none")}
+        self.paths = {kind: _aligned(own, self.params) for kind, own in self.paths.items() if own}
+        self.alike = {kind: P((1,), decay=kind == "decay") for kind in self.paths}
+        self.whole = self._gathered(self.params)
+        self.kept = {name: self._gathered(of) for name, of in self.state.items()}
+        for k in trained:
+            self.params[k].requires_grad_()
+        self.alive: Tensor | None = None
+        self.run = Either(self._run, settings, able=True, dynamic=False)
+
+    def _gathered(self, of: dict[str, Tensor]) -> dict[str, Tensor]:
+        """One tensor [E,n] a kind; what was in ``of`` becomes views of them."""
+        out = {}
+        for kind, paths in self.paths.items():
+            out[kind] = flat = torch.cat([of[k].detach().flatten(1) for k in paths], 1)
+            at = 0
+            for k in paths:
+                n = of[k][0].numel()
+                of[k] = flat[:, at : at + n].view(of[k].shape)
+                at += n
+        return out
+
+    def __call__(
+        self, grads: list[Tensor], sums: Sums, alive: Sequence[bool], lr: Sequence[float], step: int
+    ) -> Done:
+        by_path = dict(zip(self.freezing.trained, grads, strict=True))
+        g = {
+            kind: torch.cat([by_path[k].flatten(1) for k in own], 1)
+            for kind, own in self.paths.items()
+        }
+        if self.alive is None:
+            self.alive = torch.tensor(list(alive), device=self.device)
+        v = vectors(self.optims, step, lr, dtype=self.dtype, device=self.device)
+        with torch.no_grad():
+            loss_E, norm_E, finite_E, self.alive = self.run(
+                self.whole, g, self.kept, v, sums.loss, sums.factor(), sums.count, self.alive
+            )
+        return Done(loss_E, norm_E, finite_E)
+
+    def _run(
+        self,
+        w: dict[str, Tensor],
+        g: dict[str, Tensor],
+        state: State,
+        v: dict[str, Tensor],
+        loss_E: Tensor,
+        scale_E: Tensor,
+        count_E: Tensor,
+        alive_E: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        loss_E = loss_E / count_E
+        squares = [x.square().sum(1) for x in g.values()]
+        norm_E = torch.stack(squares).sum(0).sqrt() * scale_E
+        finite_E = torch.isfinite(norm_E) & torch.isfinite(loss_E)
+        keep_E = finite_E & alive_E
+        factor_E = _clipped(scale_E, norm_E, self.clip).to(self.dtype)
+        wide_E1 = keep_E[:, None]
+        g = {k: torch.where(wide_E1, x * factor_E[:, None], 0.0) for k, x in g.items()}
+        v = {**v, "lr": torch.where(keep_E, v["lr"], 0.0)}
+        before = {name: {k: x.clone() for k, x in of.items()} for name, of in state.items()}
+        self.optims[0].update(v, w, g, state, 0, self.alike)
+        for name, of in state.items():
+            for k, x in of.items():
+                x.copy_(torch.where(wide_E1, x, before[name][k]))
+        return loss_E, norm_E, finite_E | ~alive_E, keep_E
+
+
+def _clipped(scale_E: Tensor, norm_E: Tensor, clip: float | None) -> Tensor:
+    return scale_E if clip is None else scale_E * (clip / (norm_E + 1e-6)).clamp(max=1.0)
+
+
+def _aligned(paths: list[str], of: Mapping[str, Tensor]) -> list[str]:
+    """Paths whose sizes would put those behind them off the 32 bytes of a fast read, last."""
+    return sorted(paths, key=lambda k: bool(of[k][0].numel() % 8))
