@@ -201,4 +201,4 @@ def tile(T: int, S: int) -> tuple[int, int, int]:
     (bench/attention.py)."""
     PS = max(16, 1 << (S - 1).bit_length())
     M = 16 if T <= 16 else 32
-    return PS, M, 1 if PS <= 32 else 2 if PS <= 64 else 4
+    return PS, M, 1 if PS <= 32 else 2
