@@ -82,6 +82,7 @@ def apply(settings: Settings) -> None:
         torch.set_deterministic_debug_mode("warn" if settings.device == "mps" else "error")
         torch.utils.deterministic.fill_uninitialized_memory = False
     if settings.device.startswith("cuda"):
+        torch.cuda.set_device(settings.device)  # kernels of Triton start on the current one
         torch.set_float32_matmul_precision("highest")
         if settings.memory is not None:
             torch.cuda.set_per_process_memory_fraction(settings.memory, settings.device)
