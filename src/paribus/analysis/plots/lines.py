@@ -352,6 +352,7 @@ def _baselines(
     for p in (p for p in points if p["kind"] == "baseline"):
         flat.setdefault(p["label"], []).append((p["x"], p["y"]))
     others = any(p["kind"] != "baseline" and "y" in p for p in points)
+    together: dict[tuple[float, ...], list[str]] = {}  # lines that lie on one another
     for i, (name, found) in enumerate(flat.items()):
         xs, ys = zip(*sorted(found), strict=True)
         if others and (min(ys) > high + room or max(ys) < low - room):
@@ -359,12 +360,14 @@ def _baselines(
             continue
         ax.plot(xs, ys, color=GREY, lw=1.1, linestyle=DOTS[i % len(DOTS)], label=name)
         shown.append((ys[-1], name, GREY))
-        if axis.trained and panels:  # each panel has its own, so the name stands at the line
-            left = _farther(points, (xs[0], ys[0]), (xs[-1], ys[-1]))
-            ax.annotate(f"{name} {ys[0 if left else -1]:.4g}", (1 - left, ys[0 if left else -1]),
-                        xycoords=("axes fraction", "data"), color=GREY, fontsize=7.5, va="bottom",
-                        ha="left" if left else "right", xytext=(3 * left, 1),
-                        textcoords="offset points")  # fmt: skip
+        together.setdefault((xs[0], ys[0], xs[-1], ys[-1]), []).append(name)
+    for (x0, y0, x1, y1), names in together.items() if axis.trained and panels else ():
+        # Each panel has its own, so the name stands at the line.
+        left = _farther(points, (x0, y0), (x1, y1))
+        y = y0 if left else y1
+        ax.annotate(f"{', '.join(names)} {y:.4g}", (1 - left, y), color=GREY, fontsize=7.5,
+                    xycoords=("axes fraction", "data"), va="bottom", ha="left" if left else "right",
+                    xytext=(3 * left, 1), textcoords="offset points")  # fmt: skip
     if far and panels:
         canvas.far |= set(far)
     elif far:
