@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,6 +13,8 @@ from paribus.errors import ParibusError
 class Settings:
     """Attributes:
     device: "cpu", "cuda:0" or "mps".
+    devices: of each rank, where several processes train one trial; () for one process.
+    patience: seconds after which a rank that says nothing is taken for lost.
     threads: CPU threads of this process; on the CPU bit-equality is promised with one.
     kernel: of attention: "auto" (on CUDA "flex" where torch's fused kernel would need the mask
         written out, else "sdpa"), "sdpa", "flex" or "reference".
@@ -24,6 +27,8 @@ class Settings:
     """
 
     device: str = "cpu"
+    devices: Sequence[str] = ()
+    patience: float = 1800.0
     threads: int = 1
     kernel: str = "auto"
     compile: str = "auto"
@@ -33,6 +38,11 @@ class Settings:
     alone: bool = True
     checkpoint_every: float = 30.0
     checkpoint_steps: int | None = None
+
+    @property
+    def world(self) -> int:
+        """Processes that train one trial."""
+        return max(1, len(self.devices))
 
     @property
     def exact(self) -> bool:
@@ -93,8 +103,8 @@ def taken_by_others(settings: Settings) -> str:
     """Who else fills this GPU, in one line; "" where it is shared on purpose or nobody does."""
     import torch
 
-    if not settings.device.startswith("cuda") or not settings.alone:
-        return ""
+    if not settings.device.startswith("cuda") or not settings.alone or settings.world > 1:
+        return ""  # what other ranks take is not to be told from here
     free, total = torch.cuda.mem_get_info(settings.device)
     others = total - free - torch.cuda.memory_reserved(settings.device) - CONTEXT
     if others < total // 20:
@@ -111,12 +121,14 @@ def describe(settings: Settings) -> dict[str, Any]:
 
     name = settings.device
     if settings.device.startswith("cuda"):
-        name = torch.cuda.get_device_name(settings.device)
+        each = settings.devices or (settings.device,)
+        name = " + ".join(dict.fromkeys(torch.cuda.get_device_name(d) for d in each))
     elif settings.device == "cpu":
         name = f"cpu {torch.backends.cpu.get_cpu_capability()}"
     return {
         "device": name,
-        "world": 1,
+        "world": settings.world,
+        **({"devices": list(settings.devices)} if settings.world > 1 else {}),
         "threads": settings.threads,
         "kernel": settings.attention,
         "deterministic": settings.exact,

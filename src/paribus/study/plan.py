@@ -236,13 +236,16 @@ class Plan:
         return len(seen)
 
     def seconds(
-        self, item: Item, device: str, start: int = 0, until: int | None = None
+        self, item: Item, device: str, start: int = 0, until: int | None = None, world: int = 1
     ) -> tuple[float, str]:
-        """(seconds that steps ``start`` … ``until`` of the trial take alone, basis)."""
+        """(seconds that steps ``start`` … ``until`` of the trial take alone on ``world`` devices,
+        basis)."""
         until = item.steps if until is None else until
         other = self._measured.get(item.trial.pack_key)
         if other is not None:
-            whole = float((other.state.end or {}).get("seconds") or 0.0)
+            told = other.state.end or {}
+            ranks = told.get("engine", {}).get("world", 1)
+            whole = float(told.get("seconds") or 0.0) * ranks / world
             return whole * (until - start) / max(1, item.steps), "measured here"
         kind = device.partition(":")[0]
         total, first = 0.0, 0
@@ -253,7 +256,7 @@ class Plan:
             flops = 0.0
             if isinstance(s.model, Model) and steps:
                 flops = most_tokens(s) * steps / (end - first) * flops_per_token(s)
-            total += flops / ASSUMED[kind] + steps * OVERHEAD[kind]
+            total += flops / (ASSUMED[kind] * world) + steps * OVERHEAD[kind]
             first = end
         return total, f"assumed {ASSUMED[kind]:.0e} FLOP/s"
 
