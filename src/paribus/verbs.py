@@ -67,6 +67,7 @@ def do_plan(o: Namespace) -> int:
     data["seconds"] = longest + (SECONDS_TO_START if longest else 0)
     on = f"{workers} worker(s), {' + '.join(slots[0].devices)}"
     data["seconds_basis"] = f"{basis}, {on}" if basis else ""
+    data["memory_bytes"] = plan.memory(len(slots[0].devices))
     data["workers"] = [s.data() for s in who]
     data["memory_free_bytes"] = free_memory(device) if basis else None
     outlook = _outlook(plan)

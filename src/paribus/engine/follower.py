@@ -19,7 +19,7 @@ from paribus.engine.judging import loaded, setting
 from paribus.engine.members import Member, Stopped, member
 from paribus.engine.ranks import Ranks
 from paribus.engine.resident import Resident
-from paribus.engine.settings import Settings, apply
+from paribus.engine.settings import Settings
 from paribus.engine.train import Trainer
 
 
@@ -33,7 +33,6 @@ class Follower(Resident):
         self._weights: tuple[str, dict[str, Any]] = "", {}
 
     def run(self, ranks: Ranks) -> int:
-        apply(self.settings)
         self.ranks = ranks
         ranks.follow({"train": self._train, "evaluate": self._evaluate})
         ranks.close()

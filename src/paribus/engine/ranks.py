@@ -12,6 +12,7 @@ others wait.
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import threading
 import time
@@ -31,7 +32,7 @@ from paribus.errors import ParibusError, Refused, SpecError
 from paribus.store import owners
 
 LOST = 78  # exit code: another rank is gone, so this one ends too
-LARGE = 1 << 20  # bytes from which a tensor is summed where it lies; smaller ones are joined
+BUCKET = 32 << 20  # bytes that are summed at a time; a larger tensor alone
 WATCH = 1.0  # seconds between looks at the other processes
 GRACE = 3.0  # seconds that a rank has to end by itself when another one is gone
 FOREVER = timedelta(days=365)  # a follower waits for its next job as long as it takes
@@ -82,26 +83,25 @@ class Ranks:
     # ── what is the same on all of them ──
 
     def sum(self, tensors: Sequence[Tensor]) -> None:
-        """Add each tensor over the ranks, in place, in the order given and in its own dtype."""
+        """Add each tensor over the ranks, in place, in its own dtype.
+
+        They are added bucket by bucket after the backward pass, not within it: a compiled step
+        gives all gradients at once, and the sum takes a fiftieth of it (bench/ddp.py).
+        """
         if self.world == 1:
             return
         import torch.distributed as dist
 
-        joined: dict[torch.dtype, list[Tensor]] = {}
-        waits = []
-        with _met():
-            for t in tensors:
-                if t.numel() * t.element_size() >= LARGE and t.is_contiguous():
-                    waits.append(dist.all_reduce(t, group=self._data, async_op=True))
-                else:
-                    joined.setdefault(t.dtype, []).append(t)
-            flat = {k: torch.cat([t.reshape(-1) for t in of]) for k, of in joined.items()}
-            waits += [dist.all_reduce(t, group=self._data, async_op=True) for t in flat.values()]
-            for wait in waits:
-                wait.wait()
-        for k, of in joined.items():
-            parts = flat[k].split([t.numel() for t in of])
-            torch._foreach_copy_(of, [p.view_as(t) for p, t in zip(parts, of, strict=True)])
+        for bucket in _buckets(tensors):
+            first = bucket[0]
+            whole = len(bucket) == 1 and first.is_contiguous()
+            flat = first if whole else torch.cat([t.reshape(-1) for t in bucket])
+            with _met():
+                dist.all_reduce(flat, group=self._data)
+            if not whole:
+                parts = flat.split([t.numel() for t in bucket])
+                for t, part in zip(bucket, parts, strict=True):
+                    t.copy_(part.view(t.shape))
 
     def gather(self, mine: Any) -> list[Any]:
         """Every rank's object, in their order."""
@@ -228,7 +228,7 @@ def join(meet: Path, rank: int, world: int, device: str, patience: float) -> Ran
     """The ranks of one machine, once all of them are there.
 
     Args:
-        meet: a folder of their own, in which they find each other.
+        meet: a folder of their own, in which they find each other; it is removed then.
         patience: seconds without a word after which another rank is taken for lost.
     """
     import torch.distributed as dist
@@ -247,6 +247,8 @@ def join(meet: Path, rank: int, world: int, device: str, patience: float) -> Ran
         out._data = dist.new_group(backend="nccl" if cuda else "gloo", timeout=wait)
         out._idle = dist.new_group(backend="gloo", timeout=FOREVER)
     out.sum([torch.zeros(1, device=device)])  # NCCL takes its memory now, not within a step
+    if rank == 0:
+        shutil.rmtree(meet, ignore_errors=True)  # all have met
     out._watch = _Watch([c for r, c in enumerate(out.gather(owners.identity("rank"))) if r != rank])
     return out
 
@@ -279,6 +281,21 @@ def _met() -> Iterator[None]:
         raise
     except RuntimeError as error:  # connection closed, or timed out
         raise Gone(" ".join(str(error).split())[:300]) from error
+
+
+def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """Neighbours of one dtype, cut by their sizes alone, so that all ranks cut alike."""
+    bucket: list[Tensor] = []
+    size = 0
+    for t in tensors:
+        own = t.numel() * t.element_size()
+        if bucket and (size + own > BUCKET or t.dtype != bucket[0].dtype):
+            yield bucket
+            bucket, size = [], 0
+        bucket.append(t)
+        size += own
+    if bucket:
+        yield bucket
 
 
 def _digest(tensors: Mapping[str, Tensor]) -> int:

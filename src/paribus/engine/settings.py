@@ -103,8 +103,8 @@ def taken_by_others(settings: Settings) -> str:
     """Who else fills this GPU, in one line; "" where it is shared on purpose or nobody does."""
     import torch
 
-    if not settings.device.startswith("cuda") or not settings.alone or settings.world > 1:
-        return ""  # what other ranks take is not to be told from here
+    if not settings.device.startswith("cuda") or not settings.alone:
+        return ""
     free, total = torch.cuda.mem_get_info(settings.device)
     others = total - free - torch.cuda.memory_reserved(settings.device) - CONTEXT
     if others < total // 20:

@@ -289,6 +289,7 @@ def main() -> int:
     try:
         if rank := told.get("rank"):
             own = replace(settings, device=settings.devices[rank])
+            apply(own)
             return Follower(told["work"], own).run(together(settings, Path(meet), rank))
         return Worker(told["work"], settings, meet and Path(meet)).run()
     except Stopped:

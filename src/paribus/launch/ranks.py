@@ -70,7 +70,7 @@ class Group:
         return self.returncode
 
     def _end(self, codes: list[int]) -> None:
-        shutil.rmtree(self._meet, ignore_errors=True)
+        shutil.rmtree(self._meet, ignore_errors=True)  # where they never met
         own = [c for r, c in enumerate(codes) if r not in self._killed and c != LOST]
         ended_leader = codes[0] != LOST and 0 not in self._killed
         wrong = [c for c in own if c]
