@@ -86,7 +86,7 @@ class Ranks:
         """Add each tensor over the ranks, in place, in its own dtype.
 
         They are added bucket by bucket after the backward pass, not within it: a compiled step
-        gives all gradients at once, and the sum takes a fiftieth of it (bench/ddp.py).
+        gives all gradients at once (bench/ddp.py measures what the sum takes).
         """
         if self.world == 1:
             return
