@@ -176,7 +176,9 @@ def ran(o: argparse.Namespace, world: int, deadline: float) -> dict[str, Any]:
     """What the leader of so many ranks saw.  All of them have ended when this returns."""
     folder = Path(tempfile.mkdtemp(prefix="paribus-ddp-"))
     (folder / "meet").mkdir()
-    env = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "OMP_NUM_THREADS": "1", **os.environ}
+    env = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "OMP_NUM_THREADS": "1"}
+    # NVLink multicast needs rights that containers often lack, and is nothing for so few GPUs.
+    env |= {"NCCL_NVLS_ENABLE": "0", **os.environ}
     env["PYTHONPATH"] = os.pathsep.join([str(SRC), *filter(None, [env.get("PYTHONPATH")])])
     given = [a for a in sys.argv[1:] if a != "--child"]
     processes, logs = [], []
