@@ -72,6 +72,7 @@ class Ranks:
         self._data: Any = None  # the group that sums tensors
         self._idle: Any = None  # the group through which jobs come
         self._watch: _Watch | None = None
+        self._scratch: dict[torch.dtype, Tensor] = {}
 
     def part(self, n: int) -> range:
         """This rank's share of n things in a row; the first ranks take one more where n does not
@@ -92,16 +93,28 @@ class Ranks:
             return
         import torch.distributed as dist
 
+        self.room(tensors)
         for bucket in _buckets(tensors):
-            first = bucket[0]
-            whole = len(bucket) == 1 and first.is_contiguous()
-            flat = first if whole else torch.cat([t.reshape(-1) for t in bucket])
+            if _as_it_lies(bucket):
+                flat, parts = bucket[0], []
+            else:
+                sizes = [t.numel() for t in bucket]
+                flat = self._scratch[bucket[0].dtype][: sum(sizes)]
+                parts = list(zip(bucket, flat.split(sizes), strict=True))
+            for t, part in parts:
+                part.view(t.shape).copy_(t)
             with _met():
                 dist.all_reduce(flat, group=self._data)
-            if not whole:
-                parts = flat.split([t.numel() for t in bucket])
-                for t, part in zip(bucket, parts, strict=True):
-                    t.copy_(part.view(t.shape))
+            for t, part in parts:
+                t.copy_(part.view(t.shape))
+
+    def room(self, tensors: Sequence[Tensor]) -> None:
+        """Take the memory that ``sum`` needs, where its want can still be told to the others."""
+        for bucket in _buckets(tensors) if self.world > 1 else ():
+            size, dtype = sum(t.numel() for t in bucket), bucket[0].dtype
+            there = self._scratch.get(dtype)
+            if not _as_it_lies(bucket) and (there is None or there.numel() < size):
+                self._scratch[dtype] = bucket[0].new_empty(size)
 
     def gather(self, mine: Any) -> list[Any]:
         """Every rank's object, in their order."""
@@ -296,6 +309,11 @@ def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
         size += own
     if bucket:
         yield bucket
+
+
+def _as_it_lies(bucket: Sequence[Tensor]) -> bool:
+    """Whether a bucket is summed without being put together: a large tensor without gaps."""
+    return len(bucket) == 1 and bucket[0].is_contiguous()
 
 
 def _digest(tensors: Mapping[str, Tensor]) -> int:

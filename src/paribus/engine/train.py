@@ -220,7 +220,9 @@ class Trainer:
         self._read.zero_()
         with self.ranks.together():
             grads, sums_E, counts_E = self._gradients(local)
-        self.ranks.sum([*grads, sums_E, counts_E, self._read])
+            summed = [*grads, sums_E, counts_E, self._read]
+            self.ranks.room(summed)
+        self.ranks.sum(summed)
         loss_E = sums_E / counts_E
         scale_E = self.nominal / counts_E
         if self.scaler:
