@@ -151,15 +151,19 @@ def test_the_death_that_came_first_decides(
     scripts: tuple[str, ...], code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever outlives another rank is ended."""
-    monkeypatch.setattr(ranks, "GRACE", 0.3)
+    if any("sleep 60" in s for s in scripts):  # the others end by themselves, on a busy machine too
+        monkeypatch.setattr(ranks, "GRACE", 0.3)
     began = time.monotonic()
     assert group(*scripts).wait() == code
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30
 
 
-def test_signals_go_to_the_leader_and_sigkill_to_all() -> None:
-    g = group("trap 'exit 75' TERM; sleep .05; while :; do sleep .05; done", "exec sleep 1")
-    time.sleep(0.3)
+def test_signals_go_to_the_leader_and_sigkill_to_all(tmp_path: Path) -> None:
+    ready = tmp_path / "ready"
+    wait = f"trap 'exit 75' TERM; : > {ready}; while :; do sleep .05; done"
+    g = group(wait, "exec sleep 2")
+    while not ready.exists():
+        time.sleep(0.02)
     g.terminate()
     assert g.wait() == 75
     g = group("exec sleep 60", "exec sleep 60")
