@@ -107,31 +107,47 @@ class Chosen:
 
 
 def chosen(plan: Plan, only: list[str]) -> Chosen:
-    """``--only position=rope,seed=1,length=512``: the cells that agree with every given level."""
+    """``--only position=rope,alibi,seed=1``: the cells that have one of the levels given of each
+    factor."""
     items, conditions = plan.items, plan.expansion.conditions
     factors = {f.name: f for f in plan.study.factors}
     axes = {f.name: f for f in plan.study.condition_factors()}
-    for text in ",".join(only).split(",") if only else []:
-        name, _, level = text.partition("=")
+    for name, levels in _levels(only).items():
         if name == "seed":
-            items = [i for i in items if str(i.trial.seed) == level]
+            items = [i for i in items if str(i.trial.seed) in levels]
         elif name == "variant":
-            items = [i for i in items if i.trial.variant.name == level]
+            known = {i.trial.variant.name for i in plan.items}
+            for level in levels:
+                if level not in known:
+                    raise SpecError(f"--only variant={level}: no such one; {nearest(level, known)}")
+            items = [i for i in items if i.trial.variant.name in levels]
         elif name == "evaluation":
-            conditions = [c for c in conditions if c.evaluation.name == level]
+            conditions = [c for c in conditions if c.evaluation.name in levels]
         elif name in factors:
-            tag = _tag(factors[name], level)
-            items = [i for i in items if i.trial.variant.tags[name] == tag]
+            tags = {_tag(factors[name], level) for level in levels}
+            items = [i for i in items if i.trial.variant.tags[name] in tags]
         elif name in axes:
-            tag = _tag(axes[name], level)
-            conditions = [c for c in conditions if c.tags.get(name) == tag]
+            tags = {_tag(axes[name], level) for level in levels}
+            conditions = [c for c in conditions if c.tags.get(name) in tags]
         else:
-            known = ["seed", "variant", "evaluation", *factors, *axes]
-            raise SpecError(f"--only {text!r}: no factor {name!r}; {nearest(name, known)}")
+            names = ["seed", "variant", "evaluation", *factors, *axes]
+            raise SpecError(f"--only {name!r}: no factor {name!r}; {nearest(name, names)}")
     if not items or (not conditions and plan.expansion.conditions):
         raise SpecError(f"--only {','.join(only)}: chooses no trial")
     whole = len(conditions) == len(plan.expansion.conditions)
     return Chosen(items, None if whole else frozenset(c.key for c in conditions))
+
+
+def _levels(only: list[str]) -> dict[str, list[str]]:
+    """Factor -> the levels asked for; a word without = is one more of the factor before it."""
+    out: dict[str, list[str]] = {}
+    name = ""
+    for text in ",".join(only).split(",") if only else []:
+        left, equals, right = text.partition("=")
+        if equals or not name:
+            name = left
+        out.setdefault(name, []).append(right if equals or left == name else left)
+    return out
 
 
 def _tag(factor: Factor, level: str) -> str:

@@ -46,6 +46,23 @@ def _device(p: argparse._ActionsContainer) -> None:
     p.add_argument("--device", help="cpu, cuda:0 … or mps (default: what this machine has)")
 
 
+def _where(p: argparse.ArgumentParser) -> None:
+    where = p.add_argument_group("where")
+    _device(where)
+    where.add_argument("--workers", type=int, help="processes (default: cores, or one a GPU)")
+    where.add_argument("--threads", type=int, default=1, help="CPU threads a worker (default 1)")
+    where.add_argument("--gpus", help="numbers, such as 0,1; auto:2 takes two that are free")
+    where.add_argument("--per-gpu", type=int, default=1, metavar="N", help="workers a GPU")
+    where.add_argument("--gpus-per-trial", "--ranks-per-trial", type=int, default=1, metavar="N",
+                       dest="per_trial",
+                       help="GPUs (on the CPU: processes) that train one trial")  # fmt: skip
+    where.add_argument("--gpu-memory", metavar="40%", help="at most this share of each GPU")
+    where.add_argument("--share-gpus", action="store_true",
+                       help="start although another process uses the GPU")  # fmt: skip
+    where.add_argument("--stack", type=int, help="trials of one shape trained together")
+    where.add_argument("--no-trunks", action="store_true", help="train shared beginnings apart")
+
+
 def _run(p: argparse.ArgumentParser) -> None:
     which = p.add_argument_group("which cells")
     which.add_argument("--only", action="append", default=[], metavar="FACTOR=LEVEL,…")
@@ -56,18 +73,7 @@ def _run(p: argparse.ArgumentParser) -> None:
     which.add_argument("--yes", action="store_true", help="do not ask before --force")
     which.add_argument("--dry-run", action="store_true", help="plan")
 
-    where = p.add_argument_group("where")
-    _device(where)
-    where.add_argument("--workers", type=int, help="processes (default: cores, or one a GPU)")
-    where.add_argument("--threads", type=int, default=1, help="CPU threads a worker (default 1)")
-    where.add_argument("--gpus", help="numbers, such as 0,1; auto:2 takes two that are free")
-    where.add_argument("--per-gpu", type=int, default=1, metavar="N", help="workers a GPU")
-    where.add_argument("--gpu-memory", metavar="40%", help="at most this share of each GPU")
-    where.add_argument("--share-gpus", action="store_true",
-                       help="start although another process uses the GPU")  # fmt: skip
-    where.add_argument("--stack", type=int, help="trials of one shape trained together")
-    where.add_argument("--no-trunks", action="store_true", help="train shared beginnings apart")
-
+    _where(p)
     when = p.add_argument_group("when to stop")
     when.add_argument("--until", metavar="3h50m|14:30", help="stop cleanly after, or at; exit 75")
     when.add_argument("--stop-after", metavar="9m", help="stop cleanly after; exit 75")
@@ -128,7 +134,7 @@ def parser() -> argparse.ArgumentParser:
 
     p = verb("check", "preflight: two steps, a checkpoint and every condition", _study, _json)
     _device(p)
-    p = verb("plan", "what would run, and what it costs; writes nothing", _study, _json, _device)
+    p = verb("plan", "what would run, and what it costs; writes nothing", _study, _json, _where)
     p.add_argument("--with", action="append", default=[], metavar="STUDY", dest="others",
                    help="count together with another study; may be given again")  # fmt: skip
 

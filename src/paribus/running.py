@@ -199,23 +199,39 @@ def _other(plan: Plan, found: source.Source, theirs: Path) -> bool:
 
 def slots_of(plan: Plan, items: list[Item], o: Namespace) -> tuple[list[local.Slot], int]:
     """Slots, one a worker, and trials a stack."""
-    for name in ("workers", "stack", "per_gpu", "threads"):
+    for name in ("workers", "stack", "per_gpu", "per_trial", "threads"):
         if getattr(o, name) is not None and getattr(o, name) < 1:
-            option = name.replace("_", "-")
+            option = {"per_trial": "gpus-per-trial"}.get(name, name.replace("_", "-"))
             raise SpecError(f"--{option} {getattr(o, name)}: give at least one")
     if o.device and o.gpus:
         raise SpecError("--device and --gpus: give one of the two")
+    _enough_rows(items, o.per_trial)
     device = "cuda:0" if o.gpus else device_of(o)
     if device.startswith("cuda"):
         return _gpu_slots(plan, device, o)
     if o.gpu_memory or o.share_gpus or o.per_gpu > 1:
         raise SpecError(f"--gpu-memory, --share-gpus and --per-gpu are for GPUs; this is {device}")
+    if device != "cpu" and o.per_trial > 1:
+        raise SpecError(f"--gpus-per-trial {o.per_trial}: {device} is one device")
     # On the CPU a stack gains little; small ones level the workers.
     stack = o.stack or 1
     packs = len(plan.packs(stack, items))
-    wanted = o.workers or (max(1, cores() // o.threads) if device == "cpu" else 1)
+    each = o.threads * o.per_trial
+    wanted = o.workers or (max(1, cores() // each) if device == "cpu" else 1)
     n = max(1, min(wanted, packs))
-    return [local.Slot(i + 1, device) for i in range(n)], stack
+    others = (device,) * (o.per_trial - 1)
+    return [local.Slot(i + 1, device, others) for i in range(n)], stack
+
+
+def _enough_rows(items: list[Item], ranks: int) -> None:
+    """Refuse trials that have fewer rows a step than there are ranks."""
+    for item in items:
+        rows = min(p.spec.rows or ranks for p in item.trial.variant.phases)
+        if rows < ranks:
+            raise SpecError(
+                f"--gpus-per-trial {ranks}: {item.trial.name} has {rows} rows a step, so at most "
+                f"{rows} can share them"
+            )
 
 
 def _gpu_slots(plan: Plan, device: str, o: Namespace) -> tuple[list[local.Slot], int]:
@@ -225,19 +241,29 @@ def _gpu_slots(plan: Plan, device: str, o: Namespace) -> tuple[list[local.Slot],
         raise SpecError(
             f"{asked}: this machine shows no NVIDIA GPU (no nvidia-smi, no /dev/nvidia0)"
         )
-    asked = o.gpus or (device.partition(":")[2] if o.device or not found else "auto:1")
+    alone = device.partition(":")[2] if o.device or not found else ""
+    asked = o.gpus or alone or f"auto:{o.per_trial}"
     numbers = gpus.choose(asked, found) if found else _numbers(asked)
-    each = max(o.per_gpu, -(-(o.workers or 0) // len(numbers)))
+    groups = gpus.groups(numbers, o.per_trial, asked)
+    each = max(o.per_gpu, -(-(o.workers or 0) // len(groups)))
+    if each > 1 and o.per_trial > 1:
+        raise SpecError(
+            f"--gpus-per-trial {o.per_trial}: its GPUs are one worker's; leave out --per-gpu and "
+            f"take at most {len(groups)} --workers"
+        )
     slots: list[local.Slot] = []
     for k in range(each):
-        for n in numbers:
-            slot = local.Slot(len(slots) + 1, f"cuda:{n}")
+        for group in groups:
+            first, *others = (f"cuda:{n}" for n in group)
+            slot = local.Slot(len(slots) + 1, first, tuple(others))
             if found and not o.share_gpus:
-                slot.busy = _busy(slots, slot, n)
+                slot.busy = _busy(slots, slot, group)
             slots.append(slot)
         del k
     share = (gpus.share(o.gpu_memory) or 1.0) / each
-    return slots, o.stack or _stack(plan, found, numbers, share)
+    # Several GPUs for one trial are there for trials that are large.
+    default = 1 if o.per_trial > 1 else _stack(plan, found, numbers, share)
+    return slots, o.stack or default
 
 
 def _numbers(text: str) -> list[int]:
@@ -246,14 +272,14 @@ def _numbers(text: str) -> list[int]:
     return [int(g) for g in text.split(",")]
 
 
-def _busy(slots: list[local.Slot], slot: local.Slot, number: int) -> Callable[[], str]:
-    """Why a GPU cannot be used now.  While a worker of ours is on it, what it uses is ours."""
+def _busy(slots: list[local.Slot], slot: local.Slot, group: list[int]) -> Callable[[], str]:
+    """Why GPUs cannot be used now.  While a worker of ours is on them, what it uses is ours."""
 
     def look() -> str:
         if any(s.process is not None for s in slots if s.device == slot.device and s is not slot):
             return ""
-        here = [g for g in gpus.gpus() if g.index == number]
-        return gpus.busy(here[0]) if here else ""
+        reasons = (gpus.busy(g) for g in gpus.gpus() if g.index in group)
+        return next((r for r in reasons if r), "")
 
     return look
 
@@ -294,7 +320,8 @@ def work_through(
     progress = Progress(steps, log)
     command = f"paribus {' '.join(o.arguments)}"
     progress.note(f"{command}: {len(told['packs'])} packs, {len(slots)} workers")
-    run = store.begin_run(instance, {"command": command, "devices": [s.device for s in slots]})
+    devices = [d for s in slots for d in s.devices]
+    run = store.begin_run(instance, {"command": command, "devices": devices})
     try:
         told_user = _events(o, instance, log)
         with local.Crew(store, instance, progress, limits, told_user, lambda: derive(plan)) as crew:
@@ -303,9 +330,8 @@ def work_through(
             graphs = [g for g in plan.graphs(todo.items) if not (marks / g["id"]).exists()]
             if graphs and not o.no_check:
                 about = {**told, "graphs": graphs, "marks": str(marks)}
-                code = crew.preflight(
-                    slots[0], {"work": about, "settings": {**settings, "device": slots[0].device}}
-                )
+                at = local.settings_at(slots[0], settings)
+                code = crew.preflight(slots[0], {"work": about, "settings": at})
                 if code and not crew.why:
                     return code, True
             for i in todo.items:  # by number: another run may have asked for it already

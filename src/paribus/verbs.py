@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 from argparse import Namespace
@@ -31,9 +30,9 @@ from paribus.running import (
 from paribus.study import source
 from paribus.study.plan import Item, Plan
 from paribus.study.registered import elsewhere
+from paribus.study.shares import Share, shares
 
-# What a plan adds to training: processes and preflight, and each evaluation.
-SECONDS_TO_START, SECONDS_AN_EVALUATION = 8.0, 0.7
+SECONDS_TO_START = 8.0  # what a plan adds to training and evaluations: processes and preflight
 
 
 # ── before ──────────────────────────────────────────────────────────────────────────────────
@@ -59,14 +58,17 @@ def do_new(o: Namespace) -> int:
 
 def do_plan(o: Namespace) -> int:
     found, plan = planned(o)
-    device = device_of(o)
     data = plan.data()
-    seconds, basis = plan.time(device)
-    workers = 1 if device != "cpu" else os.cpu_count() or 1
-    judging = data["evaluations_missing"] * SECONDS_AN_EVALUATION
-    started = SECONDS_TO_START if seconds or judging else 0
-    data["seconds"] = (seconds + judging) / workers + started
-    data["seconds_basis"] = f"{basis}, {workers} worker(s), {device}" if basis else ""
+    slots, stack = slots_of(plan, plan.left(), o)
+    device, workers = slots[0].device, len(slots)
+    basis = plan.time(device)[1]
+    who = shares(plan, plan.left(), [s.devices for s in slots], stack)
+    longest = max(s.seconds for s in who)
+    data["seconds"] = longest + (SECONDS_TO_START if longest else 0)
+    on = f"{workers} worker(s), {' + '.join(slots[0].devices)}"
+    data["seconds_basis"] = f"{basis}, {on}" if basis else ""
+    data["memory_bytes"] = plan.memory(len(slots[0].devices))
+    data["workers"] = [s.data() for s in who]
     data["memory_free_bytes"] = free_memory(device) if basis else None
     outlook = _outlook(plan)
     data["power"] = [o.data() for o in outlook]
@@ -114,6 +116,8 @@ def do_plan(o: Namespace) -> int:
                 f"memory    {size(data['memory_bytes'])} for a step of the largest trial"
                 + (f"; {size(free)} free on {device}" if free is not None else "")
             )
+        for line in _where(who):
+            print(line)
         print(f"disk      {size(data['disk_bytes'])} of {size(data['disk_free_bytes'])} free")
     print(f"\n{'variant':32} {'parameters':>12} {'steps':>8} {'tokens':>14}  states")
     for v in data["variants"]:
@@ -126,7 +130,9 @@ def do_plan(o: Namespace) -> int:
         n = sum(s["reason"] == reason for s in plan.expansion.skipped)
         print(f"skipped {n}: {reason}")
     seeds = max(1, len(plan.record["seeds"]))
-    whole = sum(plan.seconds(i, device)[0] for i in plan.unique.values()) / workers
+    world = len(slots[0].devices)
+    alone = (plan.seconds(i, device, world=world)[0] for i in plan.unique.values())
+    whole = sum(alone) / workers
     for line in power.lines(outlook, len(plan.unique) // seeds, whole / seeds):
         print(f"power: {line}")
     for finding in data["findings"]:
@@ -136,6 +142,19 @@ def do_plan(o: Namespace) -> int:
     for refusal in dict.fromkeys(c.refused for i in plan.items for c in i.cells if c.refused):
         print(f"refused: {refusal}")
     return OK
+
+
+def _where(who: Sequence[Share]) -> list[str]:
+    """Lines that say who trains what, and for how long."""
+    out = []
+    for s in who[:8]:
+        names = ", ".join(s.names[:3]) + (f" and {len(s.names) - 3} more" * (len(s.names) > 3))
+        head = "where" if s is who[0] else ""
+        about = f"about {span(s.seconds)}: {names}" if s.names else "nothing"
+        out.append(f"{head:9} worker {s.worker} on {' + '.join(s.devices)}: {about}")
+    if len(who) > 8:
+        out.append(f"{'':9} and {len(who) - 8} more workers")
+    return out
 
 
 def _counted(studies: Sequence[str]) -> str:

@@ -29,10 +29,15 @@ def _stack(outputs):
 
 
 def _plant(step, rows):
-    """$PLANT: kind:number:mark; with a mark, only the first time."""
+    """$PLANT: kind:number:mark; with a mark, only the first time.  $PLANT_RANK: on this one."""
     import os, signal, time
 
     kind, number, mark = (os.environ.get("PLANT") or "none:0:").split(":")
+    if rank := os.environ.get("PLANT_RANK"):
+        import torch.distributed as dist
+
+        if not dist.is_initialized() or dist.get_rank() != int(rank):
+            return
     if kind == "oom":
         if len(rows) > int(number):
             raise torch.OutOfMemoryError(f"planted: {len(rows)} rows")
@@ -111,10 +116,13 @@ def start(study: Path, *more: str, plant: str = "", **popen: Any) -> subprocess.
     )  # fmt: skip
 
 
-def run(study: Path, *more: str, plant: str = "", report: bool = False) -> tuple[int, str]:
+def run(
+    study: Path, *more: str, plant: str = "", rank: str = "", report: bool = False
+) -> tuple[int, str]:
     """(exit code, what was printed) of the command in this process."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PLANT", plant)
+        patch.setenv("PLANT_RANK", rank)
         done = paribus(*options(study, *more), report=report)
     return done.returncode, done.stdout + done.stderr
 

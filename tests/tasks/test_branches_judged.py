@@ -16,12 +16,13 @@ from paribus.engine import packing
 from paribus.engine.evaluate import Setting, evaluate
 from paribus.engine.members import Member
 from paribus.engine.net import make_net
+from paribus.engine.ranks import ALONE, Ranks
 from paribus.engine.train import Trainer
 from paribus.engine.training import realised
 from paribus.errors import Refused, SpecError
 from paribus.spec import Spec
 from paribus.text.data import Data
-from tests.engine import tiny
+from tests.engine import several, tiny
 from tests.nn import oracle
 from tests.tasks.parallel import branches, documents, held, params_of, spec, stacked
 from tests.text.helpers import jsonl
@@ -31,11 +32,14 @@ pytestmark = pytest.mark.usefixtures("texts")
 # ── A9, A19 ─────────────────────────────────────────────────────────────────────────────────
 
 
-def judge(s: Spec, data: Data, p: Any = None, **changes: Any) -> dict[str, Any]:
+def judge(
+    s: Spec, data: Data, p: Any = None, ranks: Ranks = ALONE, **changes: Any
+) -> dict[str, Any]:
     fields = {"id": "c", "key": "lm", "spec": s, "split": "test", "examples": None, "by": ()}
     setting = Setting(**{**fields, **changes})
     params = params_of(s)[1] if p is None else p
-    return evaluate(params, [s], [0], setting, data, tiny.Settings())[0]
+    found = evaluate(params, [s], [0], setting, data, tiny.Settings(), ranks=ranks)
+    return found[0] if found else {}  # a follower has none
 
 
 def test_evaluation_is_weighted_by_tokens(data):
@@ -65,15 +69,26 @@ def test_evaluation_is_weighted_by_tokens(data):
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp64"])
-def test_evaluation_does_not_depend_on_its_batch(precision, data, monkeypatch):
-    """A19: 1, 2 or 4 rows a pass; totals and every item to 1e-6."""
+def test_evaluation_does_not_depend_on_its_batch_and_ranks(precision, data, monkeypatch):
+    """A19: 1, 2 or 4 rows a pass; totals and every item to 1e-6.  Two ranks: the same bits."""
     s = spec(branches(branches=5), precision=precision)
-    length, found = s.task.io().length, {}
+    length = s.task.io().length
+
+    def each(ranks: Ranks) -> dict[int, dict[str, Any]]:
+        out = {}
+        for rows in (1, 2, 4):
+            monkeypatch.setattr(judging, "TOKENS", rows * length)
+            out[rows] = judge(s, data, ranks=ranks)
+        return out
+
+    found = each(ALONE)
+    codes, (divided, _) = several.together(each)
+    assert codes == [0, 0]
     for rows in (1, 2, 4):
-        monkeypatch.setattr(judging, "TOKENS", rows * length)
-        record = judge(s, data)
-        assert record["engine"]["micro_batch"] == rows
-        found[rows] = record
+        assert found[rows]["engine"]["micro_batch"] == rows
+        assert divided[rows]["metrics"] == found[rows]["metrics"]
+        assert divided[rows]["items"] == found[rows]["items"]
+        assert divided[rows]["realised"]["list"] == found[rows]["realised"]["list"]
     for rows in (2, 4):
         for metric in ("loss", "bpb", "ppl"):
             a, b = (found[r]["metrics"][metric]["value"] for r in (1, rows))

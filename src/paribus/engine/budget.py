@@ -16,15 +16,18 @@ class Budget:
         rows: rows per optimizer step.
         micro: rows per forward pass; accumulation rises as it falls.
         halvings: how often memory ran out for a trial alone.
+        own: those rows of a step that this process computes; None: all of them.
     """
 
     rows: int
     micro: int
     halvings: int = 0
+    own: range | None = None
 
     def pieces(self) -> list[range]:
-        """Rows of a step, 0 … rows − 1, in micro-batches."""
-        return [range(i, min(i + self.micro, self.rows)) for i in range(0, self.rows, self.micro)]
+        """This process's rows of a step in micro-batches, by their numbers among 0 … rows − 1."""
+        own = self.own or range(self.rows)
+        return [own[i : i + self.micro] for i in range(0, len(own), self.micro)]
 
 
 class OutOfMemory(Exception):

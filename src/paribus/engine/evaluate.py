@@ -15,6 +15,7 @@ from torch import Tensor
 from paribus import arrays
 from paribus.contracts import Metric, Source, Task
 from paribus.engine.net import ExternalNet, Net, make_net
+from paribus.engine.ranks import ALONE, Ranks
 from paribus.engine.settings import Settings, describe
 from paribus.errors import SpecError, nearest
 from paribus.parts import dump
@@ -46,6 +47,7 @@ def evaluate(
     data: Data,
     settings: Settings,
     opened: dict[str, Any] | None = None,
+    ranks: Ranks = ALONE,
 ) -> list[dict[str, Any]]:
     """A record for each trial of a stack: totals, per-item sums and slices of every metric.
 
@@ -54,6 +56,7 @@ def evaluate(
         specs: each trial's spec as the condition evaluates it; they have one task.
         seeds: each trial's, for what its examples owe to it.
         opened: sources that are open already, by task and split; filled.
+        ranks: the processes among which the passes are divided; the leader alone gets records.
     """
     began = time.monotonic()
     spec = specs[0]
@@ -68,13 +71,15 @@ def evaluate(
     batch_rows = max(1, TOKENS // length)
     while True:
         try:
-            items = _scores(net, params, source, spec.task, seeds, size, batch_rows)
+            items = _scores(net, params, source, spec.task, seeds, size, batch_rows, ranks)
             break
         except torch.OutOfMemoryError:  # fewer rows a pass; training's batch is another matter
             if batch_rows == 1:
                 raise
             batch_rows = (batch_rows + 1) // 2
             torch.cuda.empty_cache()
+    if ranks.rank:
+        return []
     slices = _slices(spec.task, source, setting, size)
     trivial = f"baselines of {task} by {setting.by}"
     if trivial not in opened:
@@ -120,12 +125,16 @@ def _scores(
     seeds: Sequence[int],
     size: int,
     rows: int,
+    ranks: Ranks,
 ) -> dict[str, tuple[Tensor, Tensor]]:
-    """(sums, counts) of each metric, and of what is called _…, [E, items], on the CPU."""
-    found: dict[str, list[tuple[Tensor, Tensor]]] = {}
+    """(sums, counts) of each metric, and of what is called _…, [E, items], on the CPU; nothing on
+    a follower.  Ranks divide the passes, each of which is what it is in one process."""
+    mine: dict[str, list[tuple[Tensor, Tensor]]] = {}
     e = len(next(iter(params.values())))
-    with torch.inference_mode():
-        for i in range(0, size, rows):
+    starts = range(0, size, rows)
+    share = ranks.part(len(starts))
+    with ranks.together(), torch.inference_mode():
+        for i in starts[share.start : share.stop]:
             batch = source.examples(i, min(i + rows, size))
             own = {seed: source.for_trial(batch, seed) for seed in dict.fromkeys(seeds)}
             stacked = {
@@ -136,7 +145,13 @@ def _scores(
             }
             outputs = net(params, stacked, ready=net.prepare(stacked, [0] * e))
             for name, (sum_EB, count_EB) in task.score(outputs, stacked).items():
-                found.setdefault(name, []).append((sum_EB.double().cpu(), count_EB.double().cpu()))
+                mine.setdefault(name, []).append((sum_EB.double().cpu(), count_EB.double().cpu()))
+    found: dict[str, list[tuple[Tensor, Tensor]]] = {}
+    for of in ranks.gather(mine):
+        for name, pairs in of.items():
+            found.setdefault(name, []).extend(pairs)
+    if ranks.rank:
+        return {}
     items = {
         name: (torch.cat([s for s, _ in pairs], 1), torch.cat([c for _, c in pairs], 1))
         for name, pairs in found.items()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -41,6 +42,11 @@ def missing(w: Worker, trial: str) -> list[dict[str, Any]]:
     return out
 
 
+def loaded(weights: Path, device: str) -> dict[str, Tensor]:
+    """Parameters [1, …] of a finished trial."""
+    return {k: t[None].to(device) for k, t in checkpoint.read_weights(weights).items()}
+
+
 def judge(w: Worker, trial: str, wanted: list[dict[str, Any]]) -> bool:
     """Evaluate conditions of a finished trial; whether any could be claimed."""
     result = w.store.result(trial)
@@ -58,17 +64,19 @@ def judge(w: Worker, trial: str, wanted: list[dict[str, Any]]) -> bool:
             continue
         moved = True
         if params is None:
-            params = {
-                k: t[None].to(w.settings.device)
-                for k, t in checkpoint.read_weights(result.weights).items()
-            }
+            params = loaded(result.weights, w.settings.device)
         with claim:
-            _judge(w, trial, c, params, claim)
+            _judge(w, trial, c, params, str(result.weights), claim)
     return moved
 
 
 def _judge(
-    w: Worker, trial: str, c: Mapping[str, Any], params: Mapping[str, Tensor], claim: Any
+    w: Worker,
+    trial: str,
+    c: Mapping[str, Any],
+    params: Mapping[str, Tensor],
+    weights: str,
+    claim: Any,
 ) -> None:
     name = w.work["trials"][trial]["name"]
     about = {"trial": trial, "name": name, "condition": c["key"]}
@@ -77,7 +85,10 @@ def _judge(
             if c.get("refused"):
                 raise Refused(c["refused"])
             s, seed = setting(c), int(w.store.spec(trial)["seed"])
-            (record,) = evaluate(params, [s.spec], [seed], s, w.data, w.settings, w.opened)
+            with w.ranks.job("evaluate", {"condition": c, "seed": seed, "weights": weights}):
+                (record,) = evaluate(
+                    params, [s.spec], [seed], s, w.data, w.settings, w.opened, w.ranks
+                )
         except (Refused, SpecError) as error:
             record = {"status": "refused", "reason": str(error), "condition": c["id"]}
         except (Exception, SystemExit) as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -32,6 +33,7 @@ class Member:
     Attributes:
         until: the step at which a trunk ends; None: the end of the last phase.
         state: tensors and notes to go on from; None at step 0.
+        files: the checkpoint that `state` was read from.
         parent: the trunk that it was forked from.
         reason: why it ended alone, if it did.
     """
@@ -45,6 +47,7 @@ class Member:
     parent: str | None = None
     state: tuple[dict[str, Tensor], dict[str, Any]] | None = None
     reason: str | None = None
+    files: Mapping[str, Path] | None = None
 
     @property
     def step(self) -> int:

@@ -49,9 +49,9 @@ class Net:
             # In rows shorter than a block there is nothing that flex could leave out.
             length = spec.task.io().length or flex.BLOCK + 1
             able = self.core.plain and not self.core.promised and length >= flex.BLOCK
-            kernel = "flex" if able else "short" if length <= short.LONGEST else "sdpa"
-            if kernel == "short" and not short.INSTALLED:
-                kernel = "sdpa"
+            known = self.core.plain and spec.precision != "fp64"
+            few = known and short.fits(length, self.core.dims.head_dim)
+            kernel = "flex" if able else "short" if few else "sdpa"
         # Dropout of attention probabilities has the reference kernel alone; the record says so.
         self.kernel = "reference" if model.attn_dropout else kernel
         if self.kernel == "flex" and not self.core.plain:

@@ -94,12 +94,14 @@ def _graph(graph: Mapping[str, Any], settings: Settings, data: Data) -> str:
     m = member(graph["data"], "preflight", graph["name"])
     _large_enough(m.phases, data)
     short = [Phase(p.name, _shorter(p.spec, settings), p.optim) for p in m.phases]
+    # One process stands for all ranks here: it computes as many rows at a time as each of them.
+    rows = -(-max(p.spec.rows or 1 for p in short) // settings.world)
     conditions = [c for c in graph["conditions"] if c["spec"]]
     judged = [specs.load(c["spec"]) for c in conditions]
     with reads.Reads(*(p.spec for p in short), *judged) as seen:
         _resolve(short, [p.steps for p in m.phases])
         m = Member("preflight", graph["name"], m.seed, short)
-        trainer = Trainer([m], settings, data)
+        trainer = Trainer([m], settings, data, micro=rows)
         trainer.run()
         _round_trip(m)
         params = trainer.params

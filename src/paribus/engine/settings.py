@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,6 +13,8 @@ from paribus.errors import ParibusError
 class Settings:
     """Attributes:
     device: "cpu", "cuda:0" or "mps".
+    devices: of each rank, where several processes train one trial; () for one process.
+    patience: seconds after which a rank that says nothing is taken for lost.
     threads: CPU threads of this process; on the CPU bit-equality is promised with one.
     kernel: of attention: "auto" (on CUDA "short" for rows of at most 128 tokens, "flex" where
         torch's fused kernel would need the mask written out, else "sdpa"), or one of these or
@@ -25,6 +28,8 @@ class Settings:
     """
 
     device: str = "cpu"
+    devices: Sequence[str] = ()
+    patience: float = 1800.0
     threads: int = 1
     kernel: str = "auto"
     compile: str = "auto"
@@ -34,6 +39,11 @@ class Settings:
     alone: bool = True
     checkpoint_every: float = 30.0
     checkpoint_steps: int | None = None
+
+    @property
+    def world(self) -> int:
+        """Processes that train one trial."""
+        return max(1, len(self.devices))
 
     @property
     def exact(self) -> bool:
@@ -113,12 +123,14 @@ def describe(settings: Settings) -> dict[str, Any]:
 
     name = settings.device
     if settings.device.startswith("cuda"):
-        name = torch.cuda.get_device_name(settings.device)
+        each = settings.devices or (settings.device,)
+        name = " + ".join(dict.fromkeys(torch.cuda.get_device_name(d) for d in each))
     elif settings.device == "cpu":
         name = f"cpu {torch.backends.cpu.get_cpu_capability()}"
     return {
         "device": name,
-        "world": 1,
+        "world": settings.world,
+        **({"devices": list(settings.devices)} if settings.world > 1 else {}),
         "threads": settings.threads,
         "kernel": settings.attention,
         "deterministic": settings.exact,

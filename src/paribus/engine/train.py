@@ -5,9 +5,8 @@ E trials step together; each has its own batches, learning rate, clipping, check
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -22,11 +21,14 @@ from paribus.engine import checkpoint, packing
 from paribus.engine.budget import Budget, OutOfMemory, ran_out
 from paribus.engine.compiled import Either
 from paribus.engine.freezing import stateful
+from paribus.engine.hooks import Hooks
 from paribus.engine.members import Member, Stopped
 from paribus.engine.net import ExternalNet, Net, make_net
-from paribus.engine.settings import Settings, describe
+from paribus.engine.ranks import ALONE, Ranks
+from paribus.engine.settings import Settings
+from paribus.engine.summary import summary_of
 from paribus.engine.updating import Fused, Look, Sums, Update
-from paribus.errors import Refused
+from paribus.errors import ParibusError, Refused
 from paribus.nn.dropout import Dropout
 from paribus.nn.places import Ready
 from paribus.parts import dump
@@ -34,27 +36,6 @@ from paribus.rng import key
 from paribus.spec import Model, canonical
 from paribus.store import Fenced
 from paribus.text.data import Data
-
-
-@dataclass
-class Hooks:
-    """What the worker adds.
-
-    Attributes:
-        stop: a look at the stop flag.
-        write: does a write, and waits while the disk refuses.
-        every, evaluate: interval evaluations: a row of values for each member.
-        best: values whose best step is kept, with the direction that is better.
-    """
-
-    stop: Callable[[], bool] = lambda: False
-    progress: Callable[[Trainer], None] = lambda _: None
-    diverged: Callable[[Member], None] = lambda _: None
-    write: Callable[[Callable[[], Any]], Any] = lambda call: call()
-    every: Sequence[int] = ()
-    evaluate: Callable[[Trainer], list[dict[str, float]]] | None = None
-    best: Mapping[str, str] = field(default_factory=dict)
-
 
 CURVES = ("loss", "lr", "norm")
 
@@ -65,6 +46,7 @@ class Trainer:
 
     Attributes:
         micro, halvings: rows a pass at most, after so many halvings; None: as the settings say.
+        ranks: the processes among which a step's rows are divided; followers hold no attempts.
     """
 
     members: list[Member]
@@ -73,6 +55,7 @@ class Trainer:
     hooks: Hooks = field(default_factory=Hooks)
     micro: int | None = None
     halvings: int = 0
+    ranks: Ranks = ALONE
 
     def __post_init__(self) -> None:
         steps = {m.step for m in self.members}
@@ -131,8 +114,11 @@ class Trainer:
         self.had = self.net.freezing.own
         rows = spec.rows
         assert rows is not None
+        own = self.ranks.part(rows)
+        if not own:
+            raise ParibusError(f"{rows} rows a step are too few for {self.ranks.world} ranks")
         micro = self.micro or self.settings.micro or rows
-        self.budget = Budget(rows, min(micro, rows), self.halvings)
+        self.budget = Budget(rows, min(micro, len(own)), self.halvings, own)
         self._packs = None
         self.sources = self.open(index)
         drawn = list(dict.fromkeys((id(source), seed) for source, seed in self.sources))
@@ -147,6 +133,7 @@ class Trainer:
                 "scale": torch.full((self.e,), 2.0**15, device=self.settings.device),
                 "good": torch.zeros(self.e, device=self.settings.device),
             }
+        self.ranks.same(self.params)
         given = (
             [s.optim for s in self.specs],
             self.net.freezing,
@@ -257,7 +244,11 @@ class Trainer:
     def _advance(self) -> None:
         local = self.step - self.first
         self._read.zero_()
-        grads, sums_E, counts_E = self._gradients(local)
+        with self.ranks.together():
+            grads, sums_E, counts_E = self._gradients(local)
+            summed = [*grads, sums_E, counts_E, self._read]
+            self.ranks.room(summed)
+        self.ranks.sum(summed)
         self._settle()  # of the step before, while this one is at work
         lr_E = [
             s.optim.lr * s.schedule.factor(local, s.steps or 1)  # type: ignore[attr-defined]
@@ -316,7 +307,7 @@ class Trainer:
                 raise
             if self._whole:
                 self.save()
-            rows = self.members[0].phases[max(0, self.phase)].spec.rows or 1
+            rows = len(self.ranks.part(self.members[0].phases[max(0, self.phase)].spec.rows or 1))
             micro = min(rows, self.micro or self.settings.micro or rows)
             raise OutOfMemory(self.e, micro, self.halvings) from None
 
@@ -327,7 +318,8 @@ class Trainer:
                 continue
             self._enter(index)
             while self.step < end and any(self.alive):
-                if self.hooks.stop():
+                stop, self.alive = self.ranks.agree(self.hooks.stop(), self.alive)
+                if stop:
                     self.save()
                     raise Stopped
                 began = time.monotonic()
@@ -335,6 +327,10 @@ class Trainer:
                 self.seconds += time.monotonic() - began
                 self._after_step()
             self._settle()
+            if not any(self.alive):
+                break
+        if any(self.alive):
+            self.ranks.same(self.params)
         for e, m in enumerate(self.members):
             if m.reason is None:
                 m.state = self.snapshot(e)
@@ -467,31 +463,5 @@ class Trainer:
         return out
 
     def summary(self, e: int) -> dict[str, Any]:
-        """What the end of an attempt records."""
-        curve = {
-            c: arrays.pack([x if math.isfinite(x) else 1e308 for x in v])
-            for c, v in self.curve(e).items()
-        }
-        device = self.settings.device
-        peak = torch.cuda.max_memory_allocated(device) if device.startswith("cuda") else None
-        return {
-            "step": self.step,
-            "parent": self.members[e].parent,
-            "tokens": int(self.tokens[e].item()),
-            "targets": int(self.targets[e].item()),
-            "seconds": round(self.seconds, 3),
-            "curves": curve,
-            "checks": self.checks[e],
-            "parameters": self.net.freezing.audit(e, self.state),
-            "engine": {
-                "engine": self.loss_of.engine,
-                "stack": self.e,
-                "micro_batch": self.budget.micro,
-                "accumulation": len(self.budget.pieces()),
-                "halvings": self.halvings,
-                "peak_memory": peak,
-                "paired_init": isinstance(self.net, Net),
-                **describe(self.settings),
-                "kernel": self.net.kernel,
-            },
-        }
+        """What the end of an attempt of member ``e`` records."""
+        return summary_of(self, e)

@@ -11,15 +11,14 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from paribus.engine import checkpoint
 from paribus.engine.budget import OutOfMemory
-from paribus.engine.evaluate import evaluate
-from paribus.engine.judging import setting
+from paribus.engine.evaluate import Setting
+from paribus.engine.hooks import Hooks
+from paribus.engine.intervals import checker, every, intervals
 from paribus.engine.members import Member, Stopped, member, weights_of
 from paribus.engine.settings import describe, taken_by_others
-from paribus.engine.train import Hooks, Trainer
+from paribus.engine.train import Trainer
 from paribus.errors import Refused, SpecError
 from paribus.nn.declare import declare
 from paribus.nn.freeze import trained_paths
@@ -101,7 +100,7 @@ def _member(w: Worker, unit: str, attempt: Attempt) -> Member | None:
         w.check_data(m, data["data"])
         found = w.write(partial(attempt.resume, told["trunk"]))
         if found is not None:
-            m.state = checkpoint.decode(found.files)
+            m.state, m.files = checkpoint.decode(found.files), found.files
             notes = m.state[1]
             origin = found.info.get("trial", unit)
             m.parent = notes["parent"] if origin == unit else origin
@@ -148,16 +147,18 @@ def _cap(w: Worker, units: Sequence[str]) -> dict[str, Any]:
 
 def _train(w: Worker, group: list[Member], cap: Mapping[str, Any]) -> None:
     try:
-        trainer = Trainer(
-            group, w.settings, w.data, _hooks(w, group), cap["micro"], cap["halvings"]
-        )
+        less = cap["micro"], cap["halvings"]
+        trainer = Trainer(group, w.settings, w.data, _hooks(w, group), *less, w.ranks)
         w.beat(trainer.step)
         w.say(
             event="start", trials=[m.trial for m in group], name=group[0].name, step=trainer.step,
-            total=trainer.total, micro=cap["micro"] or group[0].phases[0].spec.rows,
+            total=trainer.total,
+            micro=cap["micro"] or len(w.ranks.part(group[0].phases[0].spec.rows or 1)),
             halvings=cap["halvings"], device=describe(w.settings)["device"],
         )  # fmt: skip
-        trainer.run()
+        about = {"members": [(m.trial, m.files) for m in group], "less": less}
+        with w.ranks.job("train", about):
+            trainer.run()
         _finish(w, trainer, group)
     except Stopped:
         for m in group:
@@ -285,28 +286,7 @@ def _best(
 
 
 def _hooks(w: Worker, group: list[Member]) -> Hooks:
-    told = w.work["trials"][group[0].trial]["conditions"]
-    intervals = [setting(c) for c in told if c["every"] and c["spec"]]
-
-    def check(trainer: Trainer) -> list[dict[str, float]]:
-        rows: list[dict[str, float]] = [{} for _ in group]
-        for s in intervals:
-            if trainer.step % (s.every or 1):
-                continue
-            each = [w.setting(m.trial, s.key).spec for m in group]
-            tasks: dict[Any, list[int]] = {}
-            for e, spec in enumerate(each):
-                tasks.setdefault(spec.task, []).append(e)
-            for of in tasks.values():
-                whole = len(of) == len(group)
-                params = {k: p if whole else p[of] for k, p in trainer.params.items()}
-                specs, seeds = [each[e] for e in of], [group[e].seed for e in of]
-                with torch.no_grad():
-                    found = evaluate(params, specs, seeds, s, w.data, w.settings, w.opened)
-                for e, record in zip(of, found, strict=True):
-                    rows[e] |= {f"{s.key} {k}": v["value"] for k, v in record["metrics"].items()}
-        return rows
-
+    watched = intervals(w, group)
     return Hooks(
         stop=w.stop,
         progress=_progress(w, group),
@@ -314,19 +294,19 @@ def _hooks(w: Worker, group: list[Member]) -> Hooks:
             event="end", trial=m.trial, name=m.name, state="diverged", reason=m.reason
         ),
         write=w.write,
-        every=sorted({s.every for s in intervals if s.every}),
-        evaluate=check if intervals else None,
-        best=_watched(w, intervals),
+        every=every(watched),
+        evaluate=checker(w, group, watched),
+        best=_watched(w, watched),
     )
 
 
-def _watched(w: Worker, intervals: Sequence[Any]) -> dict[str, str]:
+def _watched(w: Worker, settings: Sequence[Setting]) -> dict[str, str]:
     """``best:<condition key>/<metric>`` as the name of an interval value and what is better."""
     out = {}
     for text in w.work.get("keep", ()):
         kind, _, rest = text.partition(":")
         key, _, metric = rest.rpartition("/")
-        for s in intervals:
+        for s in settings:
             if kind == "best" and s.key == key:
                 if metric not in s.spec.task.metrics:
                     raise SpecError(f"keep: {text!r}: {key!r} has no metric {metric!r}")

@@ -11,9 +11,10 @@ from typing import Any
 
 from paribus import spec as specs
 from paribus.engine.budget import OutOfMemory
+from paribus.engine.hooks import Hooks
 from paribus.engine.members import Member, Phase
 from paribus.engine.settings import Settings, apply, pick_device
-from paribus.engine.train import Hooks, Trainer
+from paribus.engine.train import Trainer
 from paribus.errors import ParibusError, SpecError, nearest
 from paribus.parts import dump, same
 from paribus.text.data import Data

@@ -14,23 +14,23 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from paribus import parts
 from paribus._version import __version__
-from paribus.engine.evaluate import Setting
-from paribus.engine.judging import judge, missing, setting
+from paribus.engine.follower import Follower
+from paribus.engine.judging import judge, missing
 from paribus.engine.members import Member, Stopped
+from paribus.engine.ranks import LOST, Gone, Ranks, join
+from paribus.engine.resident import Resident
 from paribus.engine.settings import Settings, apply, describe, flags
 from paribus.engine.training import PATIENCE, Leave, train
 from paribus.errors import ParibusError
 from paribus.parts import dump
 from paribus.spec import canonical
-from paribus.store import Attempt, DiskError, Store
+from paribus.store import Attempt, DiskError
 from paribus.store.workers import DISK, IDLE, WORKING
-from paribus.text import paths
-from paribus.text.data import Data
 
 STOPPED = 75
 LOOK = (0.2, 2.0)  # seconds between looks at work that others hold: at first, at most
@@ -38,30 +38,27 @@ PARK = (0.2, 5.0)  # seconds between tries while a disk refuses
 SETTLED = ("diverged", "refused")
 
 
-class Worker:
-    """Attributes:
-    work: the resolved plan, plain data: packs of unit ids, what each unit is, its conditions.
+class Worker(Resident):
+    """Args:
+    meet: the folder in which the ranks of a trial meet; None: this process trains alone.
     """
 
-    def __init__(self, work: Mapping[str, Any], settings: Settings) -> None:
-        self.work, self.settings = work, settings
-        self.store = Store(Path(work["home"]))
+    def __init__(
+        self, work: Mapping[str, Any], settings: Settings, meet: Path | None = None
+    ) -> None:
+        super().__init__(work, settings)
         self.stopping = False
+        self._meet = meet
         self.parent = os.getppid()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
             signal.signal(number, self._stop)
         self.me = self.write(self.store.new_worker)
         self.id = self.me.id
-        self.data = Data(Path(work["home"]) / "cache")
-        self.opened: dict[str, Any] = {}
         self.settled: set[str] = set()
         self._described: Path | None = None
         self._lost: dict[str, str] = {}
         self._prints: dict[str, dict[str, str]] = {}
         self.code = code(work.get("provenance") or {})
-        local, base = (Path(work[k]) if work.get(k) else None for k in ("local", "base"))
-        parts.use_local(local, base)
-        paths.use_base(base or Path.cwd())
 
     # ── the process ──
 
@@ -163,15 +160,19 @@ class Worker:
 
     def run(self) -> int:
         apply(self.settings)
+        if self._meet is not None:
+            self.ranks = together(self.settings, self._meet, 0)
         try:
-            return self._run()
+            code = self._run()
         except Stopped:
-            return STOPPED
+            code = STOPPED
         except Leave as reason:
             self.say(event="leaves", code=reason.code, reason=str(reason))
-            return reason.code
+            code = reason.code
         finally:
             self.me.close()
+        self.ranks.close()
+        return code
 
     def _run(self) -> int:
         pause = LOOK[0]
@@ -263,11 +264,6 @@ class Worker:
             return False
         return self.store.state(trunk).state in ("planned", "running", "interrupted", "blocked")
 
-    def setting(self, trial: str, key: str) -> Setting:
-        """A condition of a trial, by its key."""
-        (c,) = [c for c in self.work["trials"][trial]["conditions"] if c["key"] == key]
-        return setting(c)
-
 
 def code(provenance: Mapping[str, Any]) -> str:
     """The code that runs, in a word: the version, the commit, a mark of uncommitted changes."""
@@ -279,17 +275,31 @@ def code(provenance: Mapping[str, Any]) -> str:
     return "".join((__version__, f" {commit[:10]}" if commit else "", f"+{dirty}" if dirty else ""))
 
 
+def together(settings: Settings, meet: Path, rank: int) -> Ranks:
+    """The ranks of a trial, of which this process is one."""
+    device = settings.devices[rank]
+    return join(meet, rank, settings.world, device, settings.patience)
+
+
 def main() -> int:
     """``python -m paribus.engine.worker``; work and settings come as JSON on standard input."""
     gc.freeze()  # torch stays: looking through it for garbage takes 0.3 s at the end alone
     told = json.load(sys.stdin)
+    settings, meet = Settings(**told["settings"]), told.get("meet")
     try:
-        return Worker(told["work"], Settings(**told["settings"])).run()
+        if rank := told.get("rank"):
+            own = replace(settings, device=settings.devices[rank])
+            apply(own)
+            return Follower(told["work"], own).run(together(settings, Path(meet), rank))
+        return Worker(told["work"], settings, meet and Path(meet)).run()
     except Stopped:
         return STOPPED
     except ParibusError as error:
         print(json.dumps({"event": "error", "reason": str(error)}), flush=True)
         return 1
+    except Gone as error:
+        print(f"another rank is gone: {error}", file=sys.stderr, flush=True)
+        os._exit(LOST)  # what the libraries would still say to each other may never be heard
 
 
 if __name__ == "__main__":

@@ -189,6 +189,18 @@ def choose(text: str | None, found: Sequence[Gpu]) -> list[int]:
     return numbers
 
 
+def groups(numbers: Sequence[int], size: int, asked: str) -> list[list[int]]:
+    """GPUs in groups of `size`, in their order: ``--gpus-per-trial``.  Raises SpecError where they
+    do not divide."""
+    if len(numbers) % size:
+        whole = len(numbers) // size * size
+        advice = f"give {whole} or {whole + size}" if whole else f"give {size}"
+        raise SpecError(
+            f"--gpus-per-trial {size}: --gpus {asked} are {len(numbers)}, no whole groups; {advice}"
+        )
+    return [list(numbers[i : i + size]) for i in range(0, len(numbers), size)]
+
+
 def busy(gpu: Gpu, own: Collection[int] = (), allowance: int = GIB) -> str:
     """Why `gpu` should not be used: "GPU 1: 60 GB in use by python (pid 4242, user ada)".
 

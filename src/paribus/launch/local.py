@@ -15,13 +15,16 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from paribus.errors import ParibusError
 from paribus.launch import deaths
 from paribus.launch.progress import Progress
+from paribus.launch.ranks import Group
 from paribus.store import Store
 
+WORKER = "paribus.engine.worker"
 STOPPED, FRESH, BUSY = 75, 76, 77  # exit codes of workers
 LOOK = 1.0  # seconds between looks at the stop flag and the GPUs
 STUCK = 600.0  # seconds without a step after which a worker is called stuck
@@ -35,13 +38,15 @@ class Slot:
 
     Attributes:
         device: "cpu", "cuda:0", "mps".
+        others: the devices of the ranks that follow, where several train one trial.
         busy: why the device cannot be used now; "" if it can.
     """
 
     number: int
     device: str
+    others: tuple[str, ...] = ()
     busy: Callable[[], str] = lambda: ""
-    process: subprocess.Popen[bytes] | None = None
+    process: subprocess.Popen[bytes] | Group | None = None
     running: dict[str, Any] | None = None
     moved: float = 0.0
     worked: bool = False
@@ -51,6 +56,11 @@ class Slot:
     called_stuck: bool = False
     looked: float = -LOOK
     noise: list[str] = field(default_factory=list)
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """Of all ranks, the leader's first."""
+        return (self.device, *self.others)
 
 
 @dataclass
@@ -169,13 +179,13 @@ class Crew:
         """Keep a worker in every slot until nothing is left, or until it is stopped."""
         self.slots = list(slots)
         told = [
-            {"work": _rotated(work, i, len(slots)), "settings": {**settings, "device": s.device}}
+            {"work": _rotated(work, i, len(slots)), "settings": settings_at(s, settings)}
             for i, s in enumerate(slots)
         ]
         while True:
             for slot, about in zip(self.slots, told, strict=True):
                 if slot.process is None and not slot.over and not self.why and self._ready(slot):
-                    self._spawn(slot, "paribus.engine.worker", about)
+                    self._spawn(slot, WORKER, about)
             if all(s.process is None for s in self.slots) and (
                 self.why or all(s.over for s in self.slots)
             ):
@@ -206,26 +216,20 @@ class Crew:
         return not reason
 
     def _spawn(self, slot: Slot, module: str, told: Mapping[str, Any]) -> None:
-        threads = str(told["settings"].get("threads", 1))
-        process = subprocess.Popen(
-            [sys.executable, "-m", module],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=_environment(threads),
-            start_new_session=True,  # a terminal's Ctrl-C reaches the launcher alone
-        )
-        assert process.stdin and process.stdout and process.stderr
+        start = partial(_start, module)
+        process: subprocess.Popen[bytes] | Group
+        if slot.others and module == WORKER:
+            process = Group(len(slot.devices), start, told)
+            streams = process.streams
+        else:
+            process = start(told)
+            assert process.stdout and process.stderr
+            streams = [(process.stdout, True), (process.stderr, False)]
         slot.process, slot.running, slot.noise = process, None, []
         slot.moved, slot.worked, slot.called_stuck = time.monotonic(), False, False
-        for stream in (process.stdout, process.stderr):
+        for stream, is_events in streams:
             os.set_blocking(stream.fileno(), False)
-            self._selector.register(
-                stream, selectors.EVENT_READ, (slot, stream is process.stdout, [b""])
-            )
-        with suppress(BrokenPipeError):
-            process.stdin.write(json.dumps(told).encode())
-            process.stdin.close()
+            self._selector.register(stream, selectors.EVENT_READ, (slot, is_events, [b""]))
 
     def _ended(self, slot: Slot) -> None:
         process = slot.process
@@ -233,7 +237,7 @@ class Crew:
         for key in [k for k in self._selector.get_map().values() if k.data[0] is slot]:
             self._read(key, self._event, to_the_end=True)
         slot.process = None
-        code, kills = process.returncode, deaths.oom_kills()
+        code, kills = process.wait(), deaths.oom_kills()
         oom, self._kills = kills > self._kills, kills
         slot.deaths = 0 if slot.worked or code in (FRESH, BUSY) else slot.deaths + 1
         if code in (FRESH, BUSY):
@@ -365,6 +369,29 @@ class Crew:
             if self.store.end_for_dead(trial, slot.process.pid, "failed", reason):
                 end = {"event": "end", "trial": trial, "name": slot.running["name"]}
                 self._tell({**end, "state": "failed", "reason": reason})
+
+
+def settings_at(slot: Slot, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Engine settings of a slot's processes."""
+    own = {"devices": slot.devices} if slot.others else {}
+    return {**settings, "device": slot.device, **own}
+
+
+def _start(module: str, told: Mapping[str, Any]) -> subprocess.Popen[bytes]:
+    """A process of Python that is told this on its standard input."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", module],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=_environment(str(told["settings"].get("threads", 1))),
+        start_new_session=True,  # a terminal's Ctrl-C reaches the launcher alone
+    )
+    assert process.stdin
+    with suppress(BrokenPipeError):
+        process.stdin.write(json.dumps(told).encode())
+        process.stdin.close()
+    return process
 
 
 def _environment(threads: str) -> dict[str, str]:

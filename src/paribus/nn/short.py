@@ -26,13 +26,18 @@ LONGEST = 128  # tokens
 WIDEST = 128  # numbers of a head
 
 
+def fits(length: int, head_dim: int) -> bool:
+    """Whether there are kernels here for rows and heads of this size."""
+    return INSTALLED and length <= LONGEST and head_dim <= WIDEST
+
+
 def able(q: Tensor, k: Tensor, bias: Tensor | None) -> bool:
     """Whether these kernels can do it: on a GPU, short, of a dtype that they know, and with a bias
     that needs no gradient."""
-    fits = max(q.shape[-2], k.shape[-2]) <= LONGEST and q.shape[-1] <= WIDEST
+    small = fits(max(q.shape[-2], k.shape[-2]), q.shape[-1])
     known = q.dtype in (torch.float32, torch.bfloat16, torch.float16)
     learned = bias is not None and bias.requires_grad
-    return INSTALLED and (q.is_cuda or INTERPRETED) and fits and known and not learned
+    return small and (q.is_cuda or INTERPRETED) and known and not learned
 
 
 def attend(

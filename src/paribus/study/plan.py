@@ -236,13 +236,16 @@ class Plan:
         return len(seen)
 
     def seconds(
-        self, item: Item, device: str, start: int = 0, until: int | None = None
+        self, item: Item, device: str, start: int = 0, until: int | None = None, world: int = 1
     ) -> tuple[float, str]:
-        """(seconds that steps ``start`` … ``until`` of the trial take alone, basis)."""
+        """(seconds that steps ``start`` … ``until`` of the trial take alone on ``world`` devices,
+        basis)."""
         until = item.steps if until is None else until
         other = self._measured.get(item.trial.pack_key)
         if other is not None:
-            whole = float((other.state.end or {}).get("seconds") or 0.0)
+            told = other.state.end or {}
+            ranks = told.get("engine", {}).get("world", 1)
+            whole = float(told.get("seconds") or 0.0) * ranks / world
             return whole * (until - start) / max(1, item.steps), "measured here"
         kind = device.partition(":")[0]
         total, first = 0.0, 0
@@ -253,7 +256,7 @@ class Plan:
             flops = 0.0
             if isinstance(s.model, Model) and steps:
                 flops = most_tokens(s) * steps / (end - first) * flops_per_token(s)
-            total += flops / ASSUMED[kind] + steps * OVERHEAD[kind]
+            total += flops / (ASSUMED[kind] * world) + steps * OVERHEAD[kind]
             first = end
         return total, f"assumed {ASSUMED[kind]:.0e} FLOP/s"
 
@@ -295,18 +298,18 @@ class Plan:
         except FileNotFoundError:
             return 0
 
-    def memory(self) -> int:
-        """Bytes that a step of the largest trial to train needs: as measured on a finished trial of
-        the shape, else by formula; 0 where unknown."""
+    def memory(self, world: int = 1) -> int:
+        """Bytes that a step of the largest trial to train needs on each of its devices: as measured
+        on a finished trial of the shape, else by formula; 0 where unknown."""
         shapes = {i.trial.pack_key: i for i in self.to_train()}
-        return max((self._memory(i) for i in shapes.values()), default=0)
+        return max((self._memory(i, world) for i in shapes.values()), default=0)
 
-    def _memory(self, item: Item) -> int:
+    def _memory(self, item: Item, world: int) -> int:
         from paribus.nn import flops
 
         if (other := self._measured.get(item.trial.pack_key)) is not None:
             engine = (other.state.end or {}).get("engine", {})
-            if engine.get("peak_memory"):
+            if engine.get("peak_memory") and engine.get("world", 1) == world:
                 return int(engine["peak_memory"] / engine.get("stack", 1))
         sizes = [0]
         for p in item.trial.variant.phases:
@@ -315,7 +318,7 @@ class Plan:
                 need = flops.memory(
                     p.spec.model,
                     trials=1,
-                    rows=p.spec.rows or 1,
+                    rows=-(-(p.spec.rows or 1) // world),
                     length=length,
                     precision=p.spec.precision,
                 )

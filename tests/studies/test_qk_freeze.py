@@ -1,0 +1,166 @@
+"""The studies of frozen queries and keys: the document's groups and counts, what is refused
+beforehand, and a run at the smallest scale.  (7) and others are acceptance checks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from paribus import parts
+from paribus.cli import main
+from paribus.store import Store
+from paribus.study import source
+from paribus.study.plan import Plan
+from paribus.text import paths
+
+STUDIES = ("qk-freeze", "qk-freeze-factorial")
+GROUPS = ["gpt_base", "oelm_no_freeze", "oelm_freeze"]
+Said = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(autouse=True)
+def _folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PARIBUS_HOME", raising=False)
+    yield
+    parts.use_local(None)
+    paths.use_base(None)
+
+
+def test_the_documents_groups_and_counts(capsys: Said) -> None:
+    """(7) Three groups in the document's order; 41,751,040 of 44,896,768 parameters are trained
+    where 3,145,728 are frozen."""
+    assert main(["plan", "qk-freeze", "--scale", "paper", "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert [v["name"] for v in plan["variants"]] == GROUPS
+    assert {v["parameters"] for v in plan["variants"]} == {44_896_768}
+    trained = [v["parameters_trained"] for v in plan["variants"]]
+    assert trained == [44_896_768, 44_896_768, 41_751_040]
+    assert trained[1] - trained[2] == 3_145_728
+    assert {v["tokens"] for v in plan["variants"]} == {819_200_000}  # of every group
+
+
+def test_the_recipe_of_the_document() -> None:
+    """(15) and the constants: equal for all groups but for first values and what is frozen."""
+    for t in source.load("qk-freeze", scale="paper").study.trials():
+        spec = t.variant.spec
+        model, optim = spec.model, spec.optim
+        assert (model.width, model.layers, model.heads, model.vocab) == (512, 6, 8, 50_257)
+        assert (model.dropout, model.embed_dropout, model.attn_dropout) == (0.1, 0.1, 0.1)
+        assert (spec.rows, spec.steps, spec.task.length, spec.clip) == (16, 100_000, 512, 1.0)
+        assert (optim.lr, optim.betas, optim.weight_decay) == (3e-4, (0.9, 0.95), 0.1)
+        assert t.seed == 42
+        lr = [optim.lr * spec.schedule.factor(s, 100_000) for s in (0, 1999, 9_500, 99_000)]
+        assert lr == pytest.approx([3e-4 / 2000, 3e-4, 2.961e-4, 3.007e-5], rel=2e-4)
+        assert bool(spec.freeze) == (t.variant.name == "oelm_freeze")
+
+
+def test_the_documents_files_are_taken_where_they_are() -> None:
+    """(16) Windows of uint16 ids; without the files, Python's own text."""
+    folder = Path("data/tiny_stories")
+    folder.mkdir(parents=True)
+    ids = np.arange(60_000, dtype="<u2") % 50_257
+    for name in ("train.bin", "val.bin"):
+        ids.tofile(folder / name)
+        ids = ids[::-1].copy()
+    task = source.load("qk-freeze", scale="paper").study.trials()[0].variant.spec.task
+    assert task.tokenizer.name == "ids"
+    assert task.corpus.path.endswith("train.bin")
+    (folder / "train.bin").unlink()
+    assert (
+        source.load("qk-freeze", scale="paper").study.trials()[0].variant.spec.task.tokenizer.name
+        == "bpe"
+    )
+
+
+@pytest.mark.parametrize("name", STUDIES)
+@pytest.mark.parametrize("scale", ["paper", "small", "smoke"])
+def test_nothing_is_refused_beforehand(name: str, scale: str, tmp_path: Path) -> None:
+    """Every claim has its numbers, and the audit refuses nothing."""
+    from paribus.comparing import audited
+
+    plan = Plan(source.load(name, scale=scale).study, Store(tmp_path / "home"))
+    plan.refuse()
+    assert not [f for f in audited(plan) if f.level == "refuse"]
+    if scale != "smoke":  # an equal grid for every arm, several seeds
+        rates = {i.trial.variant.tags.get("lr") for i in plan.items}
+        assert len(plan.items) == len(plan.expansion.variants) * (3 if len(rates) > 1 else 1)
+
+
+TABLE = """
+from paribus import *
+from paribus.studies import _qk_freeze as shared
+
+# The document's own table: 8 rows on each of two GPUs, and of four.
+group = Factor("group", {
+    "oelm_no_freeze": {"init.qk": init.orthogonal()},
+    "oelm_freeze": {"init.qk": init.orthogonal(), "freeze": shared.QK, "rows": 32}})
+study = Study("table", "?", base=shared.base("paper"), factors=[group], evaluate=[Eval("lm")])
+"""
+
+
+def test_the_documents_own_table_is_refused(tmp_path: Path, capsys: Said) -> None:
+    """(19) Four GPUs against two at 8 rows each are twice the rows and tokens."""
+    (tmp_path / "table.py").write_text(TABLE)
+    assert main(["run", "table.py"]) == 2
+    said = capsys.readouterr()
+    assert "group moves rows" in said.err + said.out
+    assert not list(tmp_path.glob("runs/trials/*"))
+
+
+@pytest.mark.parametrize(
+    ("only", "names"),
+    [
+        ("variant=gpt_base,oelm_freeze", ["gpt_base", "oelm_freeze"]),
+        ("group=gpt_base,group=oelm_freeze", ["gpt_base", "oelm_freeze"]),
+        ("group=oelm_freeze,seed=42", ["oelm_freeze"]),
+    ],
+)
+def test_groups_are_chosen_by_name(only: str, names: list[str], capsys: Said) -> None:
+    """(20)"""
+    dry = ["run", "qk-freeze", "--scale", "paper", "--dry-run", "--device", "cpu"]
+    assert main([*dry, "--only", only]) == 0
+    said = capsys.readouterr().out
+    assert f"this command would train {len(names)}: {', '.join(names)}" in said
+
+
+def test_an_unknown_group_is_named_with_the_known_ones(capsys: Said) -> None:
+    """(20)"""
+    dry = ["run", "qk-freeze", "--scale", "paper", "--dry-run"]
+    assert main([*dry, "--only", "variant=oelm_frozen"]) == 2
+    assert "did you mean 'oelm_freeze'" in capsys.readouterr().err
+
+
+def test_groups_run_beside_each_other_on_gpus_of_their_own(
+    capsys: Said, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """(18), (20) Two GPUs a group, two groups at a time, the third one waits; nothing written."""
+    from paribus.launch import gpus
+
+    four = [gpus.Gpu(i, f"GPU-{i}", "H", 80 << 30, 0) for i in range(4)]
+    monkeypatch.setattr(gpus, "gpus", lambda: four)
+    options = ["--gpus", "0,1,2,3", "--gpus-per-trial", "2", "--json"]
+    assert main(["plan", "qk-freeze", "--scale", "paper", *options]) == 0
+    who = json.loads(capsys.readouterr().out)["workers"]
+    assert [w["devices"] for w in who] == [["cuda:0", "cuda:1"], ["cuda:2", "cuda:3"]]
+    assert [w["trials"] for w in who] == [["gpt_base", "oelm_freeze"], ["oelm_no_freeze"]]
+    assert who[0]["seconds"] == pytest.approx(2 * who[1]["seconds"])
+    assert not list(Path.cwd().glob("runs/*"))
+
+
+@pytest.mark.parametrize(
+    "name", ["qk-freeze", pytest.param("qk-freeze-factorial", marks=pytest.mark.full)]
+)
+def test_the_smallest_scale_runs_to_its_verdicts(name: str, capsys: Said) -> None:
+    assert main(["run", name, "--scale", "smoke", "--device", "cpu", "--stack", "8"]) == 0
+    said = capsys.readouterr().out
+    for claim in (
+        [f"H{n}_{of}" for n in (1, 2, 3, 4) for of in ("plan", "code")]
+        if name == "qk-freeze"
+        else ["freezing", "orthogonality", "size", "heads", "stability"]
+    ):
+        assert f"\n{claim}: " in said
