@@ -6,7 +6,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
-BENCH  ?= $(sort $(wildcard bench/*.py))
+BENCH  ?= $(sort $(wildcard bench/[!_]*.py))
 
 # One thread a worker: two workers on two cores do not fight, and bit-equality is promised there.
 # Bytecode is kept, also where the environment says otherwise: the tests start a hundred processes.

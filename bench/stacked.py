@@ -1,0 +1,134 @@
+"""A training step of many small models: paribus's stack beside one model after another, as one
+writes it for one run, eager and compiled with CUDA graphs, in the same run.
+
+    python bench/stacked.py [--device cuda:0] [--cases t23,t83,lm] [--sizes 15,60] [--steps 8]
+        [--peers eager,graphs] [--tiny] [--write FOLDER]
+
+Milliseconds of a step and model, medians.  Both sides: the same shape, GPT-2's blocks (the third
+case: RMSNorm, SwiGLU, RoPE on our side costs what GELU costs there), bf16, Adam.  Ours draws its
+rows within the step; the peers' are there already.  Ratios are against the best of our stacks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from _plain import Shape, plain_step, timed
+
+from paribus import corpora, init, optim, positions, presets, schedules, tasks, tokenizers
+from paribus.engine.members import Member, Phase
+from paribus.engine.settings import Settings, apply, pick_device
+from paribus.engine.train import Trainer
+from paribus.spec import Spec, resolve
+from paribus.text.data import Data
+
+CASES = {
+    "t23": Shape(12, 256, 8, 23, 64),
+    "t83": Shape(12, 256, 8, 83, 64),
+    "lm": Shape(8, 512, 8, 512, 8, vocab=6400),
+}
+TINY = {
+    "t23": Shape(2, 32, 4, 23, 4),
+    "t83": Shape(2, 32, 4, 83, 4),
+    "lm": Shape(2, 32, 4, 32, 2, vocab=300),
+}
+SIZES = {"t23": [15, 30, 60], "t83": [15, 30, 60], "lm": [3, 6, 18]}
+
+
+def spec(s: Shape, device: str) -> Spec:
+    """The same shape for paribus."""
+    sizes: dict[str, Any] = {"width": s.width, "layers": s.layers, "heads": s.heads}
+    how: dict[str, Any] = {
+        "optim": optim.adam(lr=1e-4),
+        "schedule": schedules.constant(),
+        "init": {"every": init.gpt2()},
+        "precision": "bf16" if device.startswith("cuda") else "fp32",
+        "steps": 100_000,
+    }
+    if s.vocab:
+        task = tasks.lm(corpus=corpora.stdlib(), tokenizer=tokenizers.bytes(), length=s.length)
+        model = presets.gpt2(position=positions.learned(length=s.length), vocab=s.vocab, **sizes)
+        return resolve(Spec(model=model, task=task, rows=s.rows, **how))
+    V = (s.length - 3) // 4
+    task = tasks.connectivity(V=V, dims=s.dims, batch=s.rows)
+    model = presets.gpt2(
+        position=positions.learned(length=None), read_in="vectors", read_out="scalar", **sizes
+    )
+    return resolve(Spec(model=model, task=task, **how))
+
+
+def ours(s: Shape, models: int, device: str, steps: int, folder: str, **how: Any) -> dict[str, Any]:
+    members = [
+        Member(f"t{i}", f"t{i}", i, [Phase("train", spec(s, device), "reset")])
+        for i in range(models)
+    ]
+    gpu = device.startswith("cuda")
+    if gpu:
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    trainer = Trainer(members, Settings(device=device, **how), Data(Path(folder)))
+    trainer._enter(0)
+    ms = timed(trainer._advance, device, steps, at_once=3)
+    trainer._settle()
+    memory = torch.cuda.max_memory_allocated() / 1e9 if gpu else float("nan")
+    engine = f"{trainer.loss_of.engine}, {trainer.net.kernel}"
+    return {"who": f"paribus, {models} stacked", "ms": ms / models, "GB": memory, "engine": engine}
+
+
+def main() -> None:
+    p = argparse.ArgumentParser(description=__doc__)
+    p.add_argument("--device", default=pick_device())
+    p.add_argument("--cases", default="t23,t83,lm")
+    p.add_argument("--sizes", help="numbers of models; default: some for each case")
+    p.add_argument("--peers", default="eager,graphs")
+    p.add_argument("--steps", type=int, default=8)
+    p.add_argument("--tiny", action="store_true", help="small shapes, to try the script")
+    p.add_argument("--write", type=Path)
+    o = p.parse_args()
+    apply(Settings(device=o.device))
+    gpu = o.device.startswith("cuda")
+    head = {
+        "date": datetime.now(UTC).date().isoformat(),
+        "device": torch.cuda.get_device_name(o.device) if gpu else platform.machine(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+    lines = [json.dumps(head)]
+    lines.append(f"{'case':6} {'who':24} {'ms/model':>9} {'times':>7} {'GB':>6}  engine")
+    print("\n".join(lines), flush=True)
+    results: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for case in o.cases.split(","):
+            shape = (TINY if o.tiny else CASES)[case]
+            sizes = [int(n) for n in o.sizes.split(",")] if o.sizes else SIZES[case]
+            rows = []
+            for models in sizes:
+                if gpu:
+                    torch.compiler.reset()
+                rows.append(ours(shape, models, o.device, o.steps, folder))
+            best = min(r["ms"] for r in rows)
+            for how in filter(None, o.peers.split(",")):
+                if gpu:
+                    torch.compiler.reset()
+                ms = timed(plain_step(shape, o.device, how), o.device, o.steps)
+                rows.append({"who": f"plain, {how}", "ms": ms, "GB": float("nan"), "engine": ""})
+            for r in rows:
+                line = f"{case:6} {r['who']:24} {r['ms']:9.3f} {r['ms'] / best:7.1f} {r['GB']:6.1f}"
+                lines.append(f"{line}  {r['engine']}")
+                print(lines[-1], flush=True)
+                results.append({"case": case, **r})
+    if o.write:
+        stem = f"{head['date']}-stacked"
+        (o.write / f"{stem}.txt").write_text("\n".join(lines) + "\n")
+        (o.write / f"{stem}.json").write_text(json.dumps({**head, "results": results}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
