@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from paribus.errors import ParibusError
@@ -384,7 +385,7 @@ def _start(module: str, told: Mapping[str, Any]) -> subprocess.Popen[bytes]:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env=_environment(str(told["settings"].get("threads", 1))),
+        env=_environment(str(told["settings"].get("threads", 1)), Path(told["work"]["home"])),
         start_new_session=True,  # a terminal's Ctrl-C reaches the launcher alone
     )
     assert process.stdin
@@ -394,10 +395,15 @@ def _start(module: str, told: Mapping[str, Any]) -> subprocess.Popen[bytes]:
     return process
 
 
-def _environment(threads: str) -> dict[str, str]:
-    """Threads, and GPUs numbered as nvidia-smi numbers them."""
+def _environment(threads: str, home: Path) -> dict[str, str]:
+    """Threads, GPUs numbered as nvidia-smi numbers them, and where compiled code is kept, so that
+    no worker and no later run compiles again what one has compiled."""
+    usual = {
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+        "TORCHINDUCTOR_CACHE_DIR": str(home.absolute() / "cache" / "compiled"),
+    }
     own = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
-    return {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", **os.environ, **own}
+    return {**usual, **os.environ, **own}
 
 
 def _rotated(work: Mapping[str, Any], i: int, n: int) -> dict[str, Any]:

@@ -6,7 +6,9 @@ out.  Draws are float64 and cast afterwards.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from math import prod
 
 import numpy as np
@@ -19,21 +21,32 @@ from paribus.errors import SpecError
 from paribus.nn.declare import declare, numbers
 from paribus.spec import InitScheme, Model
 
+MANY = 1 << 22  # numbers from which on threads are worth their start
+
 
 def initialise(
     model: Model, init: InitScheme, seeds: Sequence[int], dtype: torch.dtype = torch.float32
 ) -> dict[str, Tensor]:
     """Path -> tensor [E, …], one trial a seed."""
     dims = numbers(model).dims()
-    out = {}
-    for path, p in declare(model).items():
-        how = rule(p, init, dims, path)
+    declared = declare(model)
+
+    def made(path: str, seed: int) -> Tensor:
+        p = declared[path]
+        t = draw(rule(p, init, dims, path), p.shape, seed, path)
         make = init.of(p.role).made if p.init is None else None
-        each = [draw(how, p.shape, seed, path) for seed in seeds]
         if make is not None:
-            each = [torch.from_numpy(make(p, dims, t.numpy())).contiguous() for t in each]
-        out[path] = torch.stack([t.to(dtype) for t in each])
-    return out
+            t = torch.from_numpy(make(p, dims, t.numpy())).contiguous()
+        return t.to(dtype)
+
+    jobs = [(path, seed) for path in declared for seed in seeds]
+    if len(seeds) * sum(prod(p.shape) for p in declared.values()) < MANY:
+        each = [made(*job) for job in jobs]
+    else:  # streams know nothing of each other, and numpy lets other threads work
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            each = list(pool.map(lambda job: made(*job), jobs))
+    E = len(seeds)
+    return {path: torch.stack(each[i * E : (i + 1) * E]) for i, path in enumerate(declared)}
 
 
 def rule(p: P, init: InitScheme, dims: Dims, path: str = "") -> tuple[str, float, float]:
