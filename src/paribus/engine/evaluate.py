@@ -145,18 +145,22 @@ def _scores(
             }
             outputs = net(params, stacked, ready=net.prepare(stacked, [0] * e))
             for name, (sum_EB, count_EB) in task.score(outputs, stacked).items():
-                mine.setdefault(name, []).append((sum_EB.double().cpu(), count_EB.double().cpu()))
+                mine.setdefault(name, []).append((sum_EB.double(), count_EB.double()))
+        # Brought over at the end: in each pass the processor would wait for it.
+        mine = {name: [_joined(pairs)] for name, pairs in mine.items()}
     found: dict[str, list[tuple[Tensor, Tensor]]] = {}
     for of in ranks.gather(mine):
         for name, pairs in of.items():
             found.setdefault(name, []).extend(pairs)
     if ranks.rank:
         return {}
-    items = {
-        name: (torch.cat([s for s, _ in pairs], 1), torch.cat([c for _, c in pairs], 1))
-        for name, pairs in found.items()
-    }
+    items = {name: _joined(pairs) for name, pairs in found.items()}
     return {**items, **task.whole(items)}
+
+
+def _joined(pairs: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """(sums, counts) of passes as of one, on the CPU."""
+    return torch.cat([s for s, _ in pairs], 1).cpu(), torch.cat([c for _, c in pairs], 1).cpu()
 
 
 def _shown(titles: list[dict[str, str]], answers: Mapping[str, list[Any]]) -> list[dict[str, Any]]:
