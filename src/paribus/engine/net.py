@@ -50,8 +50,9 @@ class Net:
             short = (spec.task.io().length or flex.BLOCK) < flex.BLOCK
             able = self.core.plain and not self.core.promised
             kernel = "flex" if able and not short else "sdpa"
-        # Dropout of attention probabilities has the reference kernel alone; the record says so.
-        self.kernel = "reference" if model.attn_dropout else kernel
+        # Dropout of attention probabilities, and a position that replaces the scores, have the
+        # reference kernel alone; the record says so.
+        self.kernel = "reference" if model.attn_dropout or self.core.replaced else kernel
         if self.kernel == "flex" and not self.core.plain:
             raise Refused(
                 "kernel flex: the position's bias has parameters, so it must be written out for "
