@@ -390,6 +390,7 @@ class Source:
     """An opened task."""
 
     size: int = 0  # finite evaluation examples
+    parts: int = 1  # items that ``score`` tells apart in each of them; slices and groups are theirs
     epoch: int | None = None  # training rows of one pass over the data; None: endless
 
     def batch(self, seed: int, step: int, rows: range) -> dict[str, Tensor]:

@@ -75,7 +75,8 @@ def evaluate(
                 raise
             batch_rows = (batch_rows + 1) // 2
             torch.cuda.empty_cache()
-    slices = _slices(spec.task, source, setting, size)
+    n = size * source.parts
+    slices = _slices(spec.task, source, setting, n)
     trivial = f"baselines of {task} by {setting.by}"
     if trivial not in opened:
         held = data.bind(setting.split)
@@ -98,7 +99,7 @@ def evaluate(
             "split": setting.split,
             "size": size,
             "realised": source.realised(None, range(size)),
-            "groups": arrays.pack(groups[:size]) if groups is not None else None,
+            "groups": arrays.pack(groups[:n]) if groups is not None else None,
             "seconds": round(time.monotonic() - began, 3),
             "engine": {
                 "engine": "eager",
@@ -192,7 +193,8 @@ def _record(
                 name: {"sum": float(s[at].sum()), "count": float(c[at].sum())}
                 for name, (s, c) in items.items()
             }
-            out["slices"][f"{by}={level}"] = values(part, metrics)
+            if any(total["count"] for total in part.values()):
+                out["slices"][f"{by}={level}"] = values(part, metrics)
     return out
 
 
@@ -212,7 +214,7 @@ def _within(
                 k: {"sum": float(s.sum()), "count": float(c.sum())}
                 for k, (s, c) in task.whole(part).items()
             }
-            told = record["slices"][f"{by}={level}"]
+            told = record["slices"].get(f"{by}={level}", {})
             record["slices"][f"{by}={level}"] = {
                 **{k: v for k, v in told.items() if k not in metrics},
                 **values(found, metrics),
