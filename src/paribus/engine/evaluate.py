@@ -13,9 +13,11 @@ import torch
 from torch import Tensor
 
 from paribus import arrays
-from paribus.contracts import Metric, Source, Task
+from paribus.contracts import Probe, Source, Task
+from paribus.engine import probing
 from paribus.engine.net import ExternalNet, Net, make_net
 from paribus.engine.settings import Settings, describe
+from paribus.engine.totals import measured, values
 from paribus.errors import SpecError, nearest
 from paribus.parts import dump
 from paribus.spec import Spec, canonical
@@ -36,6 +38,7 @@ class Setting:
     by: tuple[str, ...]
     every: int | None = None
     shown: int = 0  # up to so many items the record says what each asks and what is answered
+    probe: Probe | None = None  # in place of the task
 
 
 def evaluate(
@@ -55,6 +58,8 @@ def evaluate(
         seeds: each trial's, for what its examples owe to it.
         opened: sources that are open already, by task and split; filled.
     """
+    if setting.probe is not None:
+        return probing.records(params, specs, setting, data, settings)
     began = time.monotonic()
     spec = specs[0]
     net = make_net(specs, settings.device, settings.attention)
@@ -86,7 +91,7 @@ def evaluate(
     for e in range(len(specs)):
         every = {name: (s[e], c[e]) for name, (s, c) in items.items()}
         own = {name: pair for name, pair in every.items() if not name.startswith("_")}
-        record = _record(own, spec.task.metrics, slices)
+        record = measured(own, spec.task.metrics, slices)
         _within(record, every, spec.task, slices)
         if size <= setting.shown:
             record["shown"] = _shown(source.titles(0, size), spec.task.answers(every))
@@ -170,34 +175,6 @@ def _slices(
     return {name: known[name][:size] for name in setting.by}
 
 
-def _record(
-    items: Mapping[str, tuple[Tensor, Tensor]],
-    metrics: Mapping[str, Metric],
-    slices: Mapping[str, np.ndarray[Any, Any]],
-) -> dict[str, Any]:
-    totals: dict[str, Any] = {}
-    for name, (s, c) in items.items():
-        totals[name] = {"sum": float(s.sum()), "count": float(c.sum())}
-    out: dict[str, Any] = {
-        "metrics": values(totals, metrics),
-        "items": {
-            name: {"sum": arrays.pack(_finite(s)), "count": arrays.pack(c)}
-            for name, (s, c) in items.items()
-        },
-        "slices": {},
-    }
-    for by, labels in slices.items():
-        for level in sorted(set(labels.tolist())):
-            at = torch.from_numpy(labels == level)
-            part = {
-                name: {"sum": float(s[at].sum()), "count": float(c[at].sum())}
-                for name, (s, c) in items.items()
-            }
-            if any(total["count"] for total in part.values()):
-                out["slices"][f"{by}={level}"] = values(part, metrics)
-    return out
-
-
 def _within(
     record: dict[str, Any],
     items: Mapping[str, tuple[Tensor, Tensor]],
@@ -219,26 +196,3 @@ def _within(
                 **{k: v for k, v in told.items() if k not in metrics},
                 **values(found, metrics),
             }
-
-
-def values(
-    totals: Mapping[str, Mapping[str, float]], metrics: Mapping[str, Metric]
-) -> dict[str, Any]:
-    """Every metric as {value, count}: ratios of totals, and those derived from them."""
-    out: dict[str, Any] = {}
-    for name, metric in metrics.items():
-        total = totals.get(metric.of or name)
-        if total is None or not total["count"]:
-            continue
-        value = total["sum"] / total["count"]
-        if metric.transform == "exp":
-            value = math.exp(value) if value < 700 else math.inf
-        out[name] = {
-            "value": value if math.isfinite(value) else None,
-            "count": total["count"],
-        }
-    return out
-
-
-def _finite(x: Tensor) -> np.ndarray[Any, Any]:
-    return np.nan_to_num(x.numpy(), nan=1e308, posinf=1e308, neginf=-1e308)

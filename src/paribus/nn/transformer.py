@@ -58,6 +58,7 @@ class Transformer(Places):
         kernel: str | None = None,
         dtype: torch.dtype | None = None,
         ready: Ready | None = None,
+        outputs: bool = True,
     ) -> Tensor:
         """Logits [E,B,T,V], [E,B,T,C] of classes or [E,B,T] of a scalar read-out, at every token;
         where ``ready`` leaves tokens out, of those that leave the last layer.
@@ -74,6 +75,7 @@ class Transformer(Places):
             kernel: "sdpa" or "reference"; "flex" needs ``ready``; None: "reference" where the
                 position replaces the scores, else "sdpa".
             dtype: compute dtype; None: that of the parameters.
+            outputs: false: the cache is filled, and nothing comes out (T = 0).
             ready: from ``ready``; then view, tables and validity are not looked at.
         """
         model = self.model
@@ -96,6 +98,7 @@ class Transformer(Places):
             x = x + (h if drop is None else drop.apply(h, model.dropout, 3 * i + 2))
         if cache is not None:
             cache.advance(inputs.shape[2])
+        x = x if outputs else x[:, :, :0]
         return self._read_out(p, self._norm(p, "final_norm", model.norm, x), dtype)
 
     __call__ = forward

@@ -68,7 +68,7 @@ study = Study(
     seeds=3,
     baseline=scaling["rope"] & ctx[8192] & temp["1"],
     references={"untouched base": "end of phase train", "gpt2-xl": 'hf("gpt2-xl")'},
-    evaluate=[Eval("bpb", over=[length]), Eval("core", probes.core())],
+    evaluate=[Eval("bpb", over=[length]), Eval("core", probes.core(data="core"))],
     names="d20-{scaling}-{context?}-{beta_fast?}-t{temperature}",
     hypotheses=dict(
         yarn=better(
