@@ -20,6 +20,7 @@ from paribus.cli import main
 from paribus.engine.probing import Trained
 from paribus.engine.settings import Settings
 from paribus.errors import SpecError
+from paribus.nn.cache import generate
 from paribus.nn.initialise import initialise
 from paribus.nn.questions import Scored, Span, common, cropped
 from paribus.nn.spans import Whole, scores
@@ -470,3 +471,13 @@ def test_what_is_wrong_is_said_before_anything_is_loaded(
     }.items():
         assert main(["evaluate", "two.py", "64", *how]) == 2
         assert match in capsys.readouterr().err, how
+
+
+def test_an_answer_counts_exactly_where_greedy_decoding_gives_it(tmp_path: Path) -> None:
+    model, core, p = trained(Data(tmp_path / "c"), positions.rope())
+    start = encode("the cat sat on")
+    made = generate(core, p, torch.tensor([[start]]), 6)[0, 0].tolist()
+    whole = [*start, *made]
+    other = [*start, *made[:3], (made[3] + 1) % 257, *made[4:]]
+    spans = [[Span(x, len(start), len(x))] for x in (whole, other)]
+    assert [x[0].likeliest for x in model.scores(spans)] == [True, False]
