@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from paribus import parts
-from paribus.errors import Refused
+from paribus.errors import Refused, SpecError
 from paribus.nn.convert import from_hf_gpt2, from_hf_llama
 from paribus.nn.transformer import Transformer
 
@@ -140,3 +140,18 @@ def test_what_has_no_counterpart_is_refused():
     hf, convert = gpt2(activation_function="relu")
     with pytest.raises(Refused, match="relu"):
         convert(hf)
+
+
+@pytest.mark.parametrize("case", ["gpt2", "llama-gqa", "llama-yarn"])
+def test_a_folder_is_read_without_the_library(case, tmp_path):
+    from paribus.engine.foreign import hugging_face
+
+    hf, convert = CASES[case]()
+    hf.save_pretrained(tmp_path)
+    model, p = hugging_face(tmp_path)
+    want, q = convert(hf)
+    assert model == want
+    assert all(torch.equal(p[k], t) for k, t in q.items())
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(SpecError, match="'bert' cannot be read"):
+        hugging_face(tmp_path)

@@ -62,6 +62,18 @@ def test_a_cache_is_a_full_pass_across_the_old_boundary(name):
             assert (core(p, ids[..., :OLD]) - whole[:, :, :OLD]).abs().max() < 1e-4
 
 
+@pytest.mark.parametrize("name", STATIC)
+def test_a_cache_is_a_full_pass_in_bf16(name):
+    core = Transformer(model_with(None, **MODELS[name]))
+    p = {k: t.detach() for k, t in parameters(core.model, [0]).items()}
+    ids, low = tokens([0], rows=2, length=LONG), torch.bfloat16
+    with torch.no_grad():
+        whole = core(p, ids, dtype=low)
+        cache = Cache(core.dims, 1, 2, LONG)
+        parts_ = [core(p, chunk, cache=cache, dtype=low) for chunk in ids.split(7, 2)]
+    assert (torch.cat(parts_, 2) - whole).abs().max() < 3e-2 * max(1.0, float(whole.abs().max()))
+
+
 def test_log_n_is_plain_up_to_the_old_length():
     core = Transformer(model_with(None, position=None, logit_scale=scales.log_n(original=OLD)))
     plain = Transformer(model_with(None, position=None))

@@ -65,6 +65,11 @@ class Cache:
             out.append(buffer[..., :S, :])
         return out[0], out[1]
 
+    def pad(self, valid_EBS: Tensor) -> None:
+        """Say afterwards which of the tokens so far are padding (at the end, so that none of the
+        others has read them): later tokens do not read them."""
+        self._seen["valid"] = valid_EBS
+
     def repeated(self, of_B: Tensor, capacity: int) -> Cache:
         """A cache of rows that begin with what rows ``of_B`` of this one hold."""
         out = copy.copy(self)

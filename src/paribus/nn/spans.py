@@ -42,11 +42,12 @@ class Cached:
         self.device = next(iter(p.values())).device
 
     def begin(self, ids_BP: Tensor, sizes_B: Tensor) -> tuple[Cache, Tensor]:
+        """Padding is at the end, where a causal model does not see it: no mask is needed."""
         B, P = ids_BP.shape
         cache = Cache(self.core.dims, 1, B, max(P, 1))
         if P:
-            place = torch.arange(P, device=self.device).expand(B, P)
-            self._read(cache, ids_BP, place, place < sizes_B[:, None], outputs=False)
+            self.core(self.p, ids_BP[None], cache=cache, dtype=self.dtype, outputs=False)
+            cache.pad((torch.arange(P, device=self.device) < sizes_B[:, None])[None])
         return cache, sizes_B
 
     def go_on(
@@ -56,23 +57,15 @@ class Cached:
         T = ids_RT.shape[1]
         cache = cache.repeated(of_R, cache.length + T)
         number = torch.arange(T, device=self.device)[None]
-        place = sizes_B[of_R][:, None] + number
-        return self._read(cache, ids_RT, place, number < sizes_R[:, None])[0]
-
-    def _read(
-        self, cache: Cache, ids: Tensor, place: Tensor, valid: Tensor, outputs: bool = True
-    ) -> Tensor:
-        """Padding is at the end of a beginning, so places are told, as of a row alone."""
-        view = View({"index": place[None], "token": place[None]})
+        place = (sizes_B[of_R][:, None] + number)[None]
         return self.core(
             self.p,
-            ids[None],
-            view,
-            valid_EBT=valid[None],
+            ids_RT[None],
+            View({"index": place, "token": place}),  # as of a row alone, without its padding
+            valid_EBT=(number < sizes_R[:, None])[None],
             cache=cache,
             dtype=self.dtype,
-            outputs=outputs,
-        )
+        )[0]
 
 
 class Whole:
