@@ -49,14 +49,16 @@ ANYTHING = {
     "upkeep",
     "comparing",
     "evaluating",
+    "asking",
     "sharing",
     "notes",
     "api",
     "facade",
     "__main__",
 }
-# The signatures of contracts name what text opens into; only a type checker follows that.
-FOR_TYPES_ALONE = {("paribus.contracts", "text")}
+# The signatures of contracts name what text opens into and what is asked of models; only a type
+# checker follows that.
+FOR_TYPES_ALONE = {("paribus.contracts", "text"), ("paribus.contracts", "nn")}
 
 # Part files may import these root modules, and non-part modules of these packages by kind.
 PART_ROOTS = {"contracts", "errors", "lazy", "parts", "rng", "spec"}
@@ -65,7 +67,7 @@ PART_PACKAGES = {
     "tokenizers": {"text"},
     "mlps": {"nn"},
     "tasks": {"text", "nn"},
-    "probes": {"nn"},
+    "probes": {"nn", "text"},
 }
 # Third-party libraries of part files: as the file loads, and inside functions or for type checkers.
 PART_AT_LOAD = {"numpy", "msgspec"}

@@ -97,7 +97,7 @@ def _run(p: argparse.ArgumentParser) -> None:
 def _evaluate(p: argparse.ArgumentParser) -> None:
     p.epilog = (
         "In place of STUDY and NAME: a trial's folder (<home>/trials/<id>), a link to it in a "
-        "study's names/, or a file of weights in it."
+        "study's names/, a file of weights in it, or a Hugging Face folder of GPT-2 or Llama."
     )
     p.add_argument("name", nargs="?", help="a trial's name or id; of one seed, a variant's name")
     p.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", dest="patches",
@@ -106,6 +106,11 @@ def _evaluate(p: argparse.ArgumentParser) -> None:
                    help="a condition for each value; given again: each combination")  # fmt: skip
     p.add_argument("--split", choices=("test", "validation", "train"), default="test")
     p.add_argument("--examples", type=int, metavar="N", help="at most N items of each condition")
+    p.add_argument("--probe", metavar="NAME",
+                   help="ask a probe, with --set probe.x=…, in place of the task")  # fmt: skip
+    p.add_argument("--data", metavar="DIR", help="the probe's data")
+    p.add_argument("--against", metavar="FILE.json",
+                   help="compare with what -o wrote of another model")  # fmt: skip
     _device(p)
     p.add_argument("-o", "--output", metavar="FILE.csv|.json",
                    help="a file; an existing one is replaced")  # fmt: skip

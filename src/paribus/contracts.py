@@ -1,7 +1,8 @@
 """What a part of each kind provides.  One base class a kind; the scan tests every part against it.
 
 Shape suffixes: E trials of a stack, B rows, T tokens (queries), S tokens (keys), D width, H heads,
-d head size, V vocabulary, F outputs of a linear layer.  A lower-case e or b is 1 or E, 1 or B.
+d head size, V vocabulary, F outputs of a linear layer or pairs of a head.  A lower-case e or b is 1
+or E, 1 or B.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
+    from paribus.nn.questions import Question, Scored
     from paribus.text.data import Data, Encoder
 
 
@@ -103,6 +105,9 @@ class Position(Part, frozen=True, kw_only=True):
     embed: ClassVar[Any] = None  # (t, p, x_EBTD) -> x_EBTD
     rotate: ClassVar[Any] = None  # (t, p, x_EBHTd) -> x_EBHTd, for q and for k
     bias: ClassVar[Any] = None  # (t, p, e, h, q, k) -> added to the logits, broadcast [e,b,H,T,S]
+    # (t, p, q_EBHTd, k_EBHSd, scale, mask_ebhTS, q, k) -> s_EBHTS in place of scale · q·k; the mask
+    # (None: all is allowed) is applied afterwards too.  It runs on the reference kernel alone.
+    scores: ClassVar[Any] = None
 
     def fitted(self, length: int | None) -> Position:
         """Its rules filled in with numbers, for rows of so many tokens (None: of any)."""
@@ -118,6 +123,38 @@ class Position(Part, frozen=True, kw_only=True):
     def limit(self) -> int | None:
         """The largest length that the part can serve; None: any."""
         return None
+
+    def attention_factor(self) -> float:
+        """What it multiplies q and k by, each, after their norms (logits by its square), besides
+        the model's ``temperature``."""
+        return 1.0
+
+
+class Scaling(Part, frozen=True, kw_only=True):
+    """A scaling of RoPE: what becomes of its frequencies when rows get longer.
+
+    The attention temperature that goes with it is a factor of its own (``attention_factor``), which
+    a field of the part switches off.
+    """
+
+    kind: ClassVar[str] = "scalings"
+
+    def fitted(self, length: int | None) -> Scaling:
+        """The scaling for rows of so many tokens (None: of any), as the task or the condition
+        declares them: a dynamic form has one set of frequencies for all tokens of such rows."""
+        return self
+
+    def frequencies(self, own_F: Tensor, base: float) -> Tensor:
+        """Radians a token [F], float64, of RoPE's own: own_F[i] = base^(−i/F)."""
+        raise NotImplementedError
+
+    def attention_factor(self) -> float:
+        """What q and k are each multiplied by after their norms."""
+        return 1.0
+
+    def untouched(self) -> int:
+        """Tokens at the start of a text that keep RoPE's own frequencies."""
+        return 0
 
 
 class Mask(Part, frozen=True, kw_only=True):
@@ -171,9 +208,10 @@ class Mlp(Part, frozen=True, kw_only=True):
 
 
 class Scale(Part, frozen=True, kw_only=True):
-    """The factor of attention logits."""
+    """The factor of attention logits, and where it depends on the query, what more it is there."""
 
     kind: ClassVar[str] = "scales"
+    queries: ClassVar[Any] = None  # (pos) -> factor [1,b,T] of each query's logits, float64
 
     def factor(self, d: Dims) -> float:
         raise NotImplementedError
@@ -361,6 +399,7 @@ class Source:
     """An opened task."""
 
     size: int = 0  # finite evaluation examples
+    parts: int = 1  # items that ``score`` tells apart in each of them; slices and groups are theirs
     epoch: int | None = None  # training rows of one pass over the data; None: endless
 
     def batch(self, seed: int, step: int, rows: range) -> dict[str, Tensor]:
@@ -400,12 +439,51 @@ class Source:
         return {}
 
 
+class Reader:
+    """A model as probes see it: text in, the likelihood of text out.
+
+    Attributes:
+        limit: the longest row that it reads; None: any.
+    """
+
+    limit: int | None = None
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of each text, after the mark of a document's beginning where there is one."""
+        raise NotImplementedError
+
+    def scores(self, questions: Sequence[Question]) -> list[list[Scored]]:
+        """Of each question, each option's span; too long a prompt keeps its last tokens."""
+        raise NotImplementedError
+
+
+class Measured(NamedTuple):
+    """What a probe found.
+
+    Attributes:
+        items: (sum, count) of each metric for each of N items.
+        slices: the label of each item by slice name.
+        notes: what the record should say of what was asked.
+        anchors: published values of a metric: {metric: {model: value}}.
+    """
+
+    items: Mapping[str, tuple[Any, Any]]
+    slices: Mapping[str, Any] = {}
+    notes: Mapping[str, Any] = {}
+    anchors: Mapping[str, Mapping[str, float]] = {}
+
+
 class Probe(Part, frozen=True, kw_only=True):
-    """A measurement that trains nothing."""
+    """A measurement that trains nothing; ``slices`` names those that it gives."""
 
     kind: ClassVar[str] = "probes"
     metrics: ClassVar[dict[str, Metric]] = {}
-    needs: ClassVar[frozenset[str]] = frozenset({"logits"})
+    slices: ClassVar[tuple[str, ...]] = ()
 
-    def measure(self, model: Any, data: Data) -> list[dict[str, Any]]:
+    def fingerprints(self) -> dict[str, str]:
+        """Content hashes of the data that it asks of."""
+        return {}
+
+    def measure(self, model: Reader, examples: int | None = None) -> Measured:
+        """``examples``: at most so many of each kind of item."""
         raise NotImplementedError

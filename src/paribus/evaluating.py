@@ -17,7 +17,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from paribus import parts
+from paribus import asking, parts
 from paribus import spec as specs
 from paribus.analysis import unrecorded
 from paribus.asked import command, device_of, opened, suffix, value
@@ -74,7 +74,7 @@ class Trained:
             "name": self.name,
             "trial": self.trial,
             "seed": self.told["seed"],
-            "attempt": int(self.weights.parent.name),
+            "attempt": None if self.weights.is_dir() else int(self.weights.parent.name),
             "step": self.step,
             "weights": str(self.weights),
             "sha256": self.sha256,
@@ -97,10 +97,14 @@ def do_evaluate(o: Namespace) -> int:
     if o.examples is not None and o.examples < 1:
         raise SpecError(f"--examples {o.examples}: give at least one")
     device = device_of(o) if o.device else None
+    if (o.data or o.against) and not o.probe:
+        raise SpecError(f"--{'data' if o.data else 'against'} goes with --probe")
     model = _of_place(o) if _is_place(o) else _of_study(o)
+    probe = asking.probe(o)
     wanted = conditions(o, model.spec)
+    other = asking.other(o)
     _same_code(model)
-    for note in dict.fromkeys(n for w in wanted for n in _same_data(model, w)):
+    for note in dict.fromkeys(n for w in wanted if not probe for n in _same_data(model, w)):
         print(f"note: {note}", file=sys.stderr)
 
     from paribus.engine import single
@@ -114,7 +118,10 @@ def do_evaluate(o: Namespace) -> int:
         device,
         _cache(model),
         _tell(len(wanted)),
+        probe,
     )
+    if probe is not None:
+        return asking.report(o, form, model.data(), probe, wanted, records, other)
     found = unrecorded.data(model.data(), [w.changes for w in wanted], records)
     if o.output:
         content = unrecorded.csv(found) if form == "csv" else json.dumps(found, indent=1) + "\n"
@@ -212,6 +219,11 @@ def _of_place(o: Namespace) -> Trained:
         if getattr(o, option) is not None:
             raise SpecError(f"--{option} goes with a study; {o.study} is a trial's own place")
     place = Path(o.study).expanduser()
+    if (place / "config.json").is_file() and not (place / "spec.json").is_file():
+        parts.use_local(Path.cwd())
+        paths.use_base(Path.cwd())
+        folder = place.resolve()
+        return Trained(folder.name, "-", *asking.hugging_face(folder), None)
     file = place.resolve() if place.is_file() else None
     folder = file.parent.parent.parent if file else place.resolve()
     told = read(folder / "spec.json")
@@ -273,7 +285,7 @@ def conditions(o: Namespace, trained: Spec) -> list[Wanted]:
     slowest."""
     fixed: dict[str, Any] = {}
     levels: dict[str, list[Any]] = {}
-    for text in o.patches:
+    for text in (t for t in o.patches if not t.startswith(asking.PROBE)):
         path, said = _assigned("--set", text, {**fixed, **levels})
         fixed[path] = value(said)
     for text in o.over:

@@ -269,6 +269,7 @@ class Part(Strict, frozen=True, kw_only=True):
 
 FOLDERS = {
     "positions": "nn.positions",
+    "scalings": "nn.scalings",
     "masks": "nn.masks",
     "norms": "nn.norms",
     "mlps": "nn.mlps",

@@ -349,6 +349,12 @@ def _resolve_model(model: Model, io: Any) -> Model:
     position = resolved.position
     if position is not None:
         position.params(resolved.dims())  # a part may refuse these dimensions
+        if (own := position.attention_factor()) != 1 and resolved.temperature != 1:
+            raise SpecError(
+                f"model.temperature: {resolved.temperature:g}, and {describe(position)} brings "
+                f"{own:.6g} of its own, so logits would get both; switch its own off "
+                "(temperature=1 in the scaling), or leave the model's at 1"
+            )
         limit = position.limit()
         if limit is not None and io.length is not None and io.length > limit:
             raise BeyondLimit(

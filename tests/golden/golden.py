@@ -29,9 +29,9 @@ WRITE = "PARIBUS_GOLDEN=write pytest tests/golden"
 
 # Where a part goes in the spec.
 PLACES = {
-    "positions": "model.position", "masks": "model.mask", "norms": "model.norm",
-    "mlps": "model.mlp", "scales": "model.logit_scale", "init": "init.every", "tasks": "task",
-    "optim": "optim", "schedules": "schedule",
+    "positions": "model.position", "scalings": "model.position.scaling", "masks": "model.mask",
+    "norms": "model.norm", "mlps": "model.mlp", "scales": "model.logit_scale",
+    "init": "init.every", "tasks": "task", "optim": "optim", "schedules": "schedule",
 }  # fmt: skip
 # Tasks of the parts that read coordinates which rows of text have not.
 WITH = {"masks.schema_blocks": "connectivity", "positions.tiled": "connectivity"}

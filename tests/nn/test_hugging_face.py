@@ -6,12 +6,14 @@ import pytest
 import torch
 
 from paribus import parts
-from paribus.errors import Refused
+from paribus.errors import Refused, SpecError
 from paribus.nn.convert import from_hf_gpt2, from_hf_llama
 from paribus.nn.transformer import Transformer
 
 transformers = pytest.importorskip("transformers")
 VOCAB = 101
+ROPE = {"rope_theta": 1e4, "factor": 4.0}
+OLD = {"original_max_position_embeddings": 10}
 
 
 def gpt2(**overrides):
@@ -65,6 +67,16 @@ CASES = {
     "gpt2": gpt2,
     "gpt2-exact-gelu": lambda: gpt2(activation_function="gelu", n_inner=96),
     "llama-gqa": llama,
+    "llama-linear": lambda: llama(rope_parameters=ROPE | {"rope_type": "linear"}),
+    "llama-yarn": lambda: llama(rope_parameters=ROPE | {"rope_type": "yarn"} | OLD),
+    "llama-mscale": lambda: llama(
+        rope_parameters=ROPE | {"rope_type": "yarn", "mscale": 1.0, "mscale_all_dim": 0.5} | OLD
+    ),
+    "llama3": lambda: llama(
+        rope_parameters=ROPE
+        | {"rope_type": "llama3", "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+        | OLD
+    ),
     "llama-tied-base": lambda: llama(tie_word_embeddings=True, rope_theta=5e5, head_dim=32),
 }
 
@@ -118,8 +130,9 @@ def test_twenty_training_steps(case):
 
 
 def test_what_has_no_counterpart_is_refused():
-    hf, convert = llama(rope_parameters={"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4})
-    with pytest.raises(Refused, match="linear"):
+    hf, convert = llama()
+    hf.config.rope_parameters = {"rope_type": "proportional", "rope_theta": 1e4}
+    with pytest.raises(Refused, match="proportional"):
         convert(hf)
     hf, convert = llama(attention_bias=True)
     with pytest.raises(Refused, match="biases"):
@@ -127,3 +140,18 @@ def test_what_has_no_counterpart_is_refused():
     hf, convert = gpt2(activation_function="relu")
     with pytest.raises(Refused, match="relu"):
         convert(hf)
+
+
+@pytest.mark.parametrize("case", ["gpt2", "llama-gqa", "llama-yarn"])
+def test_a_folder_is_read_without_the_library(case, tmp_path):
+    from paribus.engine.foreign import hugging_face
+
+    hf, convert = CASES[case]()
+    hf.save_pretrained(tmp_path)
+    model, p = hugging_face(tmp_path)
+    want, q = convert(hf)
+    assert model == want
+    assert all(torch.equal(p[k], t) for k, t in q.items())
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(SpecError, match="'bert' cannot be read"):
+        hugging_face(tmp_path)

@@ -126,7 +126,7 @@ def test_gradients_reach_every_parameter(part):
 
 def test_relative_positions_do_not_see_a_shift():
     for part in every_part("positions"):
-        if part.embed is not None:
+        if part.embed is not None or part.name == "growing":  # whose angles grow with the place
             continue
         core, p = Transformer(model_with(part)), parameters(model_with(part), [0])
         ids = tokens([0])

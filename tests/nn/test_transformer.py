@@ -23,7 +23,7 @@ def test_compute_dtypes(part):
     assert exact.dtype == torch.float64
     single = {k: t.detach().float().requires_grad_() for k, t in p.items()}
     torch.testing.assert_close(core(single, tokens([0, 1])).double(), exact, atol=1e-4, rtol=1e-4)
-    for kernel in ("sdpa", "reference"):
+    for kernel in ("reference",) if core.replaced else ("sdpa", "reference"):
         low = core(single, tokens([0, 1]), dtype=torch.bfloat16, kernel=kernel)
         assert low.dtype == torch.float32
         assert (low - exact).norm() < 0.05 * exact.norm()

@@ -208,7 +208,7 @@ MISTAKES = {
         "scaling",
         "beta_fast=32, beta_slow=1",
         "beta_fast=32, beta_slo=1",
-        r"positions\.yarn: unknown key 'beta_slo'; did you mean 'beta_slow'\?",
+        r"scalings\.yarn: unknown key 'beta_slo'; did you mean 'beta_slow'\?",
     ),
     "an unknown phase": (
         "scaling",

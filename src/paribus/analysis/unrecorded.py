@@ -77,8 +77,7 @@ def lines(found: Data, labels: Sequence[str], metrics: Mapping[str, Metric]) -> 
     after = ["", *differs] if any(differs) else [""] * len(rows)
     one = conditions[0]
     return [
-        f"{found['name']} ({found['trial']})   attempt {found['attempt']}, step {found['step']}, "
-        f"weights {found['sha256'][:12]}",
+        of_model(found),
         f"{one['split']} split; {', '.join(units) or 'no units'}; {one['engine']['device']}, "
         f"{one['engine']['kernel']}",
         "",
@@ -88,6 +87,16 @@ def lines(found: Data, labels: Sequence[str], metrics: Mapping[str, Metric]) -> 
         "",
         ADVICE,
     ]
+
+
+def of_model(found: Data) -> str:
+    """Which weights it was."""
+    if found["attempt"] is None:
+        return f"{found['name']}   weights {found['sha256'][:12]}"
+    return (
+        f"{found['name']} ({found['trial']})   attempt {found['attempt']}, step {found['step']}, "
+        f"weights {found['sha256'][:12]}"
+    )
 
 
 def _each(condition: Data, label: str) -> list[str]:

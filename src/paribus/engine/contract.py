@@ -250,6 +250,8 @@ def levels(part: Any, field: str, n: int) -> list[Any]:
         tried = [now, now * 1.5, now * 3, now * 0.5, now * 0.8, now + 0.1, now + 0.2]
     else:
         tried = [now, *(a for a in typing.get_args(hint) if a != now and isinstance(a, str))]
+        for kind in [h.kind for h in typing.get_args(hint) if h in Part.__subclasses__()]:
+            tried += [examples(c)[0] for c in parts.scan(kind)]
     out: list[Any] = []
     for value in tried:
         with contextlib.suppress(SpecError):

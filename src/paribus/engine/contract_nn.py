@@ -24,7 +24,9 @@ from paribus.nn.initialise import draw, initialise, rule
 from paribus.nn.transformer import Transformer
 from paribus.spec import InitScheme, Model
 
-masks, mlps, optim = (parts.Namespace(k) for k in ("masks", "mlps", "optim"))
+masks, mlps, optim, positions = (
+    parts.Namespace(k) for k in ("masks", "mlps", "optim", "positions")
+)
 FIELDS = {"positions": ["position"], "masks": ["mask"], "norms": ["norm", "q_norm", "k_norm"]}
 FIELDS |= {"mlps": ["mlp"], "scales": ["logit_scale"]}
 VOCAB, LENGTH = 61, 20
@@ -37,6 +39,8 @@ CLOSE = 1e-5
 
 def model_with(part: Any = None, **fields: Any) -> Model:
     """Two layers of width 32; hidden sizes are multiples of 32, which bit-equality needs."""
+    if part is not None and part.kind == "scalings":
+        part = positions.rope(scaling=part)
     own = dict.fromkeys(FIELDS[part.kind], part) if part is not None else {}
     small = {"width": 32, "layers": 2, "heads": 4, "kv_heads": 2, "vocab": VOCAB}
     return presets.llama(**{**small, "mlp": mlps.swiglu(multiple=32), **own, **fields})
@@ -123,6 +127,12 @@ def _kernels(part: Any, bench: Bench) -> str:
     others = [masks.causal(), masks.full()] if isinstance(part, Position) else [None]
     for mask in others:
         model = model_with(part, **({} if mask is None else {"mask": mask}))
+        if Transformer(model).replaced:
+            try:
+                grads_of([model], [0], T, kernel="sdpa")
+            except Refused:
+                return "replaces the scores, on the reference kernel alone"
+            raise Broken("it replaces the scores, and the sdpa kernel runs without them")
         try:
             _, fused, logits = grads_of([model] * 2, [0, 1], T)
         except Refused as reason:
@@ -193,7 +203,7 @@ def _finite(part: Any, bench: Bench) -> str:
     core, p = Transformer(model), drawn(model, [0, 1])
     valid = torch.ones(1, 3, T, dtype=torch.bool)
     valid[0, 0, : T // 3] = valid[0, 1, T // 2 :] = valid[0, 2] = False
-    for kernel in ("sdpa", "reference"):
+    for kernel in ("reference",) if core.replaced else ("sdpa", "reference"):
         out = core(p, tokens([0, 1], T), view_of(model, T), valid_EBT=valid, kernel=kernel)
         if not out.isfinite().all():
             raise Broken(f"with padding the outputs are not finite ({kernel} kernel)")
@@ -288,6 +298,12 @@ def _scale(part: Any, bench: Bench) -> str:
     x = part.factor(DIMS)
     if not (isinstance(x, float) and math.isfinite(x) and x > 0):
         raise Broken(f"factor() = {x!r}; it must be a finite float above 0")
+    if part.queries is not None:
+        token = torch.tensor([0, 1, 7, 100_000]).view(1, 1, -1)
+        more = part.queries(View({"token": token, "index": token}))
+        fine = more.dtype == torch.float64 and tuple(more.shape) == (1, 1, 4)
+        if not (fine and more.isfinite().all() and (more > 0).all()):
+            raise Broken("queries() must give float64 above 0 in the shape of pos.token")
     return f"{x:.4g} for heads of 8"
 
 

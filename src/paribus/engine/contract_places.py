@@ -1,10 +1,11 @@
-"""What positions and masks promise.
+"""What positions, scalings of RoPE and masks promise.
 
 E trials of a stack, B rows, T tokens (queries), S tokens (keys).
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -29,15 +30,19 @@ from paribus.errors import ParibusError
 from paribus.nn.cache import Cache
 from paribus.nn.transformer import Transformer
 
-masks = parts.Namespace("masks")
+masks, positions = (parts.Namespace(kind) for kind in ("masks", "positions"))
 
 
 def _cache(part: Any, bench: Bench) -> str:
     """Two chunks, then single tokens, give the logits of one pass."""
-    T = length_of(part)
+    T, scale = length_of(part), {}
     if T < 8:
         raise Skip(f"it ends at {T} tokens, too few to decode")
-    if isinstance(part, Position):
+    if part.kind == "scalings":
+        part = positions.rope(scaling=part)
+    if part.kind == "scales":
+        others, scale = [masks.causal(), masks.sliding_window(size=5)], {"logit_scale": part}
+    elif isinstance(part, Position):
         others = [masks.causal(), masks.sliding_window(size=5)]
     elif not part.causal:
         raise Skip("its queries read later tokens, so it cannot be decoded one at a time")
@@ -45,7 +50,7 @@ def _cache(part: Any, bench: Bench) -> str:
         others = [part]
     position = part if isinstance(part, Position) else presets.llama().position
     for mask in others:
-        model = model_with(None, position=position, mask=mask)
+        model = model_with(None, position=position, mask=mask, **scale)
         core, p, ids = Transformer(model), drawn(model, [0, 1], False), tokens([0, 1], T)
         extra = given(mask, T)
         with torch.no_grad():
@@ -119,6 +124,27 @@ def _limit(part: Any, bench: Bench) -> str:
     except ParibusError:
         return f"ends at {limit} tokens"
     raise Broken(f"limit() is {limit}, but tables() takes token {limit}; raise errors.Refused")
+
+
+# ── scalings ────────────────────────────────────────────────────────────────────────────────
+
+
+def _frequencies(part: Any, bench: Bench) -> str:
+    """F numbers in float64, finite, none turning backwards; and what q and k are multiplied by."""
+    F = Transformer(model_with(part)).dims.head_dim // 2
+    own_F = 1e4 ** -(torch.arange(F, dtype=torch.float64) / F)
+    kept = own_F.clone()
+    found = part.frequencies(own_F, 1e4)
+    if found.dtype != torch.float64 or tuple(found.shape) != (F,):
+        raise Broken(f"frequencies() gives {tuple(found.shape)} in {found.dtype}, not F in float64")
+    if not (found.isfinite().all() and (found >= 0).all()):
+        raise Broken(f"frequencies() gives {found.tolist()}; they are finite and 0 at least")
+    if not torch.equal(own_F, kept):
+        raise Broken("frequencies() changes what it is given")
+    a, n = part.attention_factor(), part.untouched()
+    if not (isinstance(a, float) and math.isfinite(a) and a > 0 and isinstance(n, int) and n >= 0):
+        raise Broken(f"attention_factor() = {a!r}, untouched() = {n!r}: above 0, and 0 at least")
+    return f"{F} frequencies; q and k times {a:.4g}"
 
 
 # ── masks ───────────────────────────────────────────────────────────────────────────────────
@@ -217,6 +243,8 @@ KINDS: dict[str, dict[str, Test]] = {
     "positions": {
         "tables": _tables, "limit": _limit, "cache": _cache, "places": _places, **MODEL,
     },
+    "scales": {"cache": _cache},
+    "scalings": {"frequencies": _frequencies, "cache": _cache, **MODEL},
     "masks": {
         "causality": _causality, "promise": _promise, "reachability": _reachable,
         "cache": _cache, **MODEL,

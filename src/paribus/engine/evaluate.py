@@ -13,10 +13,12 @@ import torch
 from torch import Tensor
 
 from paribus import arrays
-from paribus.contracts import Metric, Source, Task
+from paribus.contracts import Probe, Source, Task
+from paribus.engine import probing
 from paribus.engine.net import ExternalNet, Net, make_net
 from paribus.engine.ranks import ALONE, Ranks
 from paribus.engine.settings import Settings, describe
+from paribus.engine.totals import measured, values
 from paribus.errors import SpecError, nearest
 from paribus.parts import dump
 from paribus.spec import Spec, canonical
@@ -37,6 +39,7 @@ class Setting:
     by: tuple[str, ...]
     every: int | None = None
     shown: int = 0  # up to so many items the record says what each asks and what is answered
+    probe: Probe | None = None  # in place of the task
 
 
 def evaluate(
@@ -58,6 +61,8 @@ def evaluate(
         opened: sources that are open already, by task and split; filled.
         ranks: the processes among which the passes are divided; the leader alone gets records.
     """
+    if setting.probe is not None:
+        return [] if ranks.rank else probing.records(params, specs, setting, data, settings)
     began = time.monotonic()
     spec = specs[0]
     net = make_net(specs, settings.device, settings.attention)
@@ -80,7 +85,8 @@ def evaluate(
             torch.cuda.empty_cache()
     if ranks.rank:
         return []
-    slices = _slices(spec.task, source, setting, size)
+    n = size * source.parts
+    slices = _slices(spec.task, source, setting, n)
     trivial = f"baselines of {task} by {setting.by}"
     if trivial not in opened:
         held = data.bind(setting.split)
@@ -90,7 +96,7 @@ def evaluate(
     for e in range(len(specs)):
         every = {name: (s[e], c[e]) for name, (s, c) in items.items()}
         own = {name: pair for name, pair in every.items() if not name.startswith("_")}
-        record = _record(own, spec.task.metrics, slices)
+        record = measured(own, spec.task.metrics, slices)
         _within(record, every, spec.task, slices)
         if size <= setting.shown:
             record["shown"] = _shown(source.titles(0, size), spec.task.answers(every))
@@ -103,7 +109,7 @@ def evaluate(
             "split": setting.split,
             "size": size,
             "realised": source.realised(None, range(size)),
-            "groups": arrays.pack(groups[:size]) if groups is not None else None,
+            "groups": arrays.pack(groups[:n]) if groups is not None else None,
             "seconds": round(time.monotonic() - began, 3),
             "engine": {
                 "engine": "eager",
@@ -188,33 +194,6 @@ def _slices(
     return {name: known[name][:size] for name in setting.by}
 
 
-def _record(
-    items: Mapping[str, tuple[Tensor, Tensor]],
-    metrics: Mapping[str, Metric],
-    slices: Mapping[str, np.ndarray[Any, Any]],
-) -> dict[str, Any]:
-    totals: dict[str, Any] = {}
-    for name, (s, c) in items.items():
-        totals[name] = {"sum": float(s.sum()), "count": float(c.sum())}
-    out: dict[str, Any] = {
-        "metrics": values(totals, metrics),
-        "items": {
-            name: {"sum": arrays.pack(_finite(s)), "count": arrays.pack(c)}
-            for name, (s, c) in items.items()
-        },
-        "slices": {},
-    }
-    for by, labels in slices.items():
-        for level in sorted(set(labels.tolist())):
-            at = torch.from_numpy(labels == level)
-            part = {
-                name: {"sum": float(s[at].sum()), "count": float(c[at].sum())}
-                for name, (s, c) in items.items()
-            }
-            out["slices"][f"{by}={level}"] = values(part, metrics)
-    return out
-
-
 def _within(
     record: dict[str, Any],
     items: Mapping[str, tuple[Tensor, Tensor]],
@@ -231,31 +210,8 @@ def _within(
                 k: {"sum": float(s.sum()), "count": float(c.sum())}
                 for k, (s, c) in task.whole(part).items()
             }
-            told = record["slices"][f"{by}={level}"]
+            told = record["slices"].get(f"{by}={level}", {})
             record["slices"][f"{by}={level}"] = {
                 **{k: v for k, v in told.items() if k not in metrics},
                 **values(found, metrics),
             }
-
-
-def values(
-    totals: Mapping[str, Mapping[str, float]], metrics: Mapping[str, Metric]
-) -> dict[str, Any]:
-    """Every metric as {value, count}: ratios of totals, and those derived from them."""
-    out: dict[str, Any] = {}
-    for name, metric in metrics.items():
-        total = totals.get(metric.of or name)
-        if total is None or not total["count"]:
-            continue
-        value = total["sum"] / total["count"]
-        if metric.transform == "exp":
-            value = math.exp(value) if value < 700 else math.inf
-        out[name] = {
-            "value": value if math.isfinite(value) else None,
-            "count": total["count"],
-        }
-    return out
-
-
-def _finite(x: Tensor) -> np.ndarray[Any, Any]:
-    return np.nan_to_num(x.numpy(), nan=1e308, posinf=1e308, neginf=-1e308)

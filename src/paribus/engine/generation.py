@@ -53,7 +53,7 @@ class Columns:
         *,
         main: Sequence[int] = (),
         align: Literal["left", "right"] = "right",
-        kernel: str = "sdpa",
+        kernel: str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         _check(transformer, prompts, kernel, align)
@@ -143,7 +143,7 @@ class Rows:
         prompts: Prompts,
         room: int,
         *,
-        kernel: str = "sdpa",
+        kernel: str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         _check(transformer, prompts, kernel)
@@ -176,7 +176,9 @@ class Rows:
 class _Pass:
     """The model's pass, with what is the same in every step."""
 
-    def __init__(self, core: Transformer, p: Mapping[str, Tensor], kernel: str, dtype: Any) -> None:
+    def __init__(
+        self, core: Transformer, p: Mapping[str, Tensor], kernel: str | None, dtype: Any
+    ) -> None:
         first = next(iter(p.values()))
         self.trials, self.device = first.shape[0], first.device
         self._core, self._p, self._how = core, p, {"kernel": kernel, "dtype": dtype}
@@ -200,7 +202,7 @@ def generate_branches(
     top_p: float = 1.0,
     seeds: Sequence[int] = (0,),
     stop: int | None = None,
-    kernel: str = "sdpa",
+    kernel: str | None = None,
     dtype: torch.dtype | None = None,
 ) -> list[list[list[int]]]:
     """Continuations of prompts as branches of one row: of each trial, of each branch, the new ids.
@@ -228,7 +230,7 @@ def generate_rows(
     top_p: float = 1.0,
     seeds: Sequence[int] = (0,),
     stop: int | None = None,
-    kernel: str = "sdpa",
+    kernel: str | None = None,
     dtype: torch.dtype | None = None,
 ) -> list[list[list[int]]]:
     """Continuations of prompts as rows of an ordinary batch, of whatever lengths; otherwise as
@@ -266,7 +268,9 @@ def _until(ids: list[int], stop: int | None) -> list[int]:
     return ids[: ids.index(stop) + 1] if stop in ids else ids
 
 
-def _check(transformer: Transformer, prompts: Prompts, kernel: str, align: str = "right") -> None:
+def _check(
+    transformer: Transformer, prompts: Prompts, kernel: str | None, align: str = "right"
+) -> None:
     if align not in ("left", "right"):
         raise Refused(f'align={align!r}: "left" or "right"')
     vocab = transformer.dims.vocab

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from paribus import parts
 from paribus import spec as specs
 from paribus.engine import checkpoint
 from paribus.engine.evaluate import Setting, evaluate
@@ -23,7 +24,9 @@ if TYPE_CHECKING:
 def setting(c: Mapping[str, Any]) -> Setting:
     """A condition as the launcher tells it."""
     by, n = tuple(c["by"]), c["examples"]
-    return Setting(c["id"], c["key"], specs.load(c["spec"]), c["split"], n, by, c["every"])
+    probe = parts.build("probes", c["probe"], c["key"]) if c.get("probe") else None
+    spec = specs.load(c["spec"])
+    return Setting(c["id"], c["key"], spec, c["split"], n, by, c["every"], probe=probe)
 
 
 def missing(w: Worker, trial: str) -> list[dict[str, Any]]:

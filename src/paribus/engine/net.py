@@ -52,8 +52,9 @@ class Net:
             known = self.core.plain and spec.precision != "fp64"
             few = known and short.fits(length, self.core.dims.head_dim)
             kernel = "flex" if able else "short" if few else "sdpa"
-        # Dropout of attention probabilities has the reference kernel alone; the record says so.
-        self.kernel = "reference" if model.attn_dropout else kernel
+        # Dropout of attention probabilities, and a position that replaces the scores, have the
+        # reference kernel alone; the record says so.
+        self.kernel = "reference" if model.attn_dropout or self.core.replaced else kernel
         if self.kernel == "flex" and not self.core.plain:
             raise Refused(
                 "kernel flex: the position's bias has parameters, so it must be written out for "

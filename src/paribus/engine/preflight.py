@@ -18,7 +18,8 @@ import torch
 from paribus import parts, reads
 from paribus import spec as specs
 from paribus.engine import checkpoint
-from paribus.engine.evaluate import TOKENS, Setting, evaluate
+from paribus.engine.evaluate import TOKENS, evaluate
+from paribus.engine.judging import setting
 from paribus.engine.members import Member, Phase, member
 from paribus.engine.settings import Settings, apply, pick_device
 from paribus.engine.train import Trainer
@@ -107,9 +108,10 @@ def _graph(graph: Mapping[str, Any], settings: Settings, data: Data) -> str:
         params = trainer.params
         for c, spec in zip(conditions, judged, strict=True):
             rows = max(1, TOKENS // (spec.task.io().length or 1))
-            setting = Setting(c["id"], c["key"], spec, c["split"], rows, tuple(c["by"]))
+            asked = setting(c)
+            asked = replace(asked, spec=spec, examples=2 if asked.probe else rows)
             now = {k: t.detach() for k, t in params.items()}
-            evaluate(now, [spec], [m.seed], setting, data, settings)
+            evaluate(now, [spec], [m.seed], asked, data, settings)
     _refuse_unread(graph, m.phases, seen)
     refused = len(graph["conditions"]) - len(conditions)
     n = sum(t[0].numel() for t in params.values())

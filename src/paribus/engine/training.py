@@ -308,9 +308,10 @@ def _watched(w: Worker, settings: Sequence[Setting]) -> dict[str, str]:
         key, _, metric = rest.rpartition("/")
         for s in settings:
             if kind == "best" and s.key == key:
-                if metric not in s.spec.task.metrics:
+                metrics = (s.probe or s.spec.task).metrics
+                if metric not in metrics:
                     raise SpecError(f"keep: {text!r}: {key!r} has no metric {metric!r}")
-                out[f"{key} {metric}"] = s.spec.task.metrics[metric].better
+                out[f"{key} {metric}"] = metrics[metric].better
     return out
 
 

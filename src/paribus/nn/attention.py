@@ -32,6 +32,8 @@ class Pattern(NamedTuple):
         dead: [e,b,h,T,1], true where a query may read no key; None: there is none such.
         block: of the flex kernel, torch's BlockMask; then mask, bias and dead are None.
         score: of the flex kernel, a function that adds the bias to a score.
+        scores: of the reference kernel, what makes the scores in the place of scale · q·k, from q,
+            k, the scale and the mask.
     """
 
     causal: bool = False
@@ -40,6 +42,7 @@ class Pattern(NamedTuple):
     dead: Tensor | None = None
     block: Any = None
     score: Any = None
+    scores: Any = None
 
 
 def pattern(
@@ -72,9 +75,13 @@ def settle(at: Pattern) -> Pattern:
 
 def alike(a: Pattern, b: Pattern) -> bool:
     """Whether two patterns hold the same values."""
-    return a.causal == b.causal and all(
-        x is y or (x is not None and y is not None and x.shape == y.shape and torch.equal(x, y))
-        for x, y in zip(a[1:4], b[1:4], strict=True)
+    return (
+        a.causal == b.causal
+        and a.scores == b.scores
+        and all(
+            x is y or (x is not None and y is not None and x.shape == y.shape and torch.equal(x, y))
+            for x, y in zip(a[1:4], b[1:4], strict=True)
+        )
     )
 
 
@@ -100,6 +107,8 @@ def attend(
     H, G = q_EBHTd.shape[2], k_EBGSd.shape[2]
     if G != H:
         k_EBGSd, v_EBGSd = (_repeat(x, H // G) for x in (k_EBGSd, v_EBGSd))
+    if at.scores is not None and kernel != "reference":
+        raise Refused("a position that replaces the scores needs the reference kernel")
     if at.block is not None:
         return flex.attend(q_EBHTd, k_EBGSd, v_EBGSd, at.block, at.score, scale)
     if kernel == "reference":
@@ -129,7 +138,10 @@ def _reference(
     site: int,
 ) -> Tensor:
     at_least = torch.promote_types(q.dtype, torch.float32)
-    s_EBHTS = (q @ k.mT).to(at_least) * scale
+    if at.scores is not None:
+        s_EBHTS = at.scores(q, k, scale, at.mask).to(at_least)
+    else:
+        s_EBHTS = (q @ k.mT).to(at_least) * scale
     if at.bias is not None:
         s_EBHTS = s_EBHTS + at.bias
     elif at.causal:

@@ -5,6 +5,7 @@ E trials, B rows, T new tokens, S tokens so far, G key heads, d head size, V voc
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -63,6 +64,29 @@ class Cache:
             buffer[..., self.length : S, :] = new
             out.append(buffer[..., :S, :])
         return out[0], out[1]
+
+    def pad(self, valid_EBS: Tensor) -> None:
+        """Say afterwards which of the tokens so far are padding (at the end, so that none of the
+        others has read them): later tokens do not read them."""
+        self._seen["valid"] = valid_EBS
+
+    def repeated(self, of_B: Tensor, capacity: int) -> Cache:
+        """A cache of rows that begin with what rows ``of_B`` of this one hold."""
+        out = copy.copy(self)
+        E, _, G, _, d = self._shape
+        out.capacity, out._shape = capacity, (E, len(of_B), G, capacity, d)
+        out._seen = {n: c[:, of_B] if c.shape[1] > 1 else c for n, c in self._seen.items()}
+
+        def taken(held: list[Tensor | None]) -> list[Tensor | None]:
+            made: list[Tensor | None] = []
+            for x in held:
+                made.append(None if x is None else x.new_zeros(out._shape))
+                if x is not None:
+                    made[-1][..., : self.length, :] = x[:, of_B, :, : self.length]  # type: ignore[index]
+            return made
+
+        out._keys, out._values = taken(self._keys), taken(self._values)
+        return out
 
     def advance(self, T: int) -> None:
         """The tokens of a pass are in."""

@@ -15,7 +15,9 @@ from paribus.errors import Refused
 from paribus.nn.declare import declare, numbers
 from paribus.spec import Model
 
-positions, norms, mlps = (parts.Namespace(k) for k in ("positions", "norms", "mlps"))
+positions, norms, mlps, scalings = (
+    parts.Namespace(k) for k in ("positions", "norms", "mlps", "scalings")
+)
 
 
 def from_hf_gpt2(hf: Any) -> tuple[Model, dict[str, Tensor]]:
@@ -59,14 +61,10 @@ def from_hf_gpt2(hf: Any) -> tuple[Model, dict[str, Tensor]]:
 
 
 def from_hf_llama(hf: Any) -> tuple[Model, dict[str, Tensor]]:
-    """A LlamaForCausalLM with plain RoPE."""
+    """A LlamaForCausalLM.  One with dynamic RoPE has no length yet: a task's rows give it."""
     c = hf.config
-    rope = getattr(c, "rope_parameters", None) or getattr(c, "rope_scaling", None) or {}
-    if rope.get("rope_type", "default") != "default":
-        raise Refused(f"Llama with {rope['rope_type']} RoPE has no counterpart here")
     if c.hidden_act != "silu" or c.attention_bias or getattr(c, "mlp_bias", False):
         raise Refused("Llama with biases or another activation has no counterpart here")
-    base = rope.get("rope_theta") or getattr(c, "rope_theta", None) or 10000.0
     model = presets.llama(
         width=c.hidden_size,
         layers=c.num_hidden_layers,
@@ -74,7 +72,7 @@ def from_hf_llama(hf: Any) -> tuple[Model, dict[str, Tensor]]:
         kv_heads=c.num_key_value_heads,
         head_dim=getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads,
         vocab=c.vocab_size,
-        position=positions.rope(base=base),
+        position=_rope(c),
         norm=norms.rmsnorm(eps=c.rms_norm_eps),
         mlp=mlps.swiglu(hidden=c.intermediate_size),
         tied=c.tie_word_embeddings,
@@ -93,6 +91,45 @@ def from_hf_llama(hf: Any) -> tuple[Model, dict[str, Tensor]]:
     if not c.tie_word_embeddings:
         p["head"] = s["lm_head.weight"]
     return _whole(model, p)
+
+
+def _rope(c: Any) -> Any:
+    """RoPE of a config, with its scaling."""
+    rope = dict(getattr(c, "rope_parameters", None) or getattr(c, "rope_scaling", None) or {})
+    kind = rope.get("rope_type", "default")
+    extra = {"original": rope.get("original_max_position_embeddings", c.max_position_embeddings)}
+    factor = rope.get("factor") or c.max_position_embeddings / extra["original"]
+    taken = {
+        "linear": ("pi", {}),
+        "dynamic": ("dynamic_ntk", {"original": c.max_position_embeddings}),
+        "yarn": ("yarn", extra | {
+            ours: rope[theirs]
+            for ours, theirs in {
+                "beta_fast": "beta_fast", "beta_slow": "beta_slow", "truncate": "truncate",
+                "temperature": "attention_factor", "mscale": "mscale",
+                "mscale_all_dim": "mscale_all_dim",
+            }.items()
+            if rope.get(theirs) is not None
+        }),
+        "llama3": ("llama3", extra | {
+            "low": rope.get("low_freq_factor"), "high": rope.get("high_freq_factor")
+        }),
+        "longrope": ("longrope", extra | {
+            "long": rope.get("long_factor"), "short": rope.get("short_factor"),
+            "temperature": rope.get("attention_factor"),
+        }),
+    }  # fmt: skip
+    if kind not in ("default", *taken):
+        raise Refused(f"Llama with {kind} RoPE has no counterpart here")
+    scaling = None
+    if kind != "default":
+        name, fields = taken[kind]
+        scaling = getattr(scalings, name)(factor=factor, **fields)
+    return positions.rope(
+        base=rope.get("rope_theta") or getattr(c, "rope_theta", None) or 10000.0,
+        fraction=rope.get("partial_rotary_factor", 1.0),
+        scaling=scaling,
+    )
 
 
 def _whole(model: Model, p: Mapping[str, Tensor]) -> tuple[Model, dict[str, Tensor]]:

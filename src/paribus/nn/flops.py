@@ -63,7 +63,8 @@ def memory(
                      + c · 6 h   q, k, v, some of them twice, and the output
                      + c · 2 u F   each map's output and what is made of it
                      + c · 2 D   inputs of the sublayers, where the compute dtype is another
-                     + m · 2 H T   scores and bias, where a learned bias is added)
+                     + m · 2 H T   scores and bias, where a learned bias is added; four times as
+                                   much where the position replaces the scores)
         head    m · 3 D + (c + 2 m) · V   logits, their log-probabilities and gradient
 
     and the weights once more where the compute dtype is another.  Measured on small models in fp32
@@ -77,9 +78,10 @@ def memory(
     into = sum(p.shape == (F, d.width) for p in model.mlp.params(d).values())
     position = model.position
     learned = position is not None and position.bias is not None and bool(position.params(d))
+    replaced = position is not None and position.scores is not None
     block = m * 6 * d.width + c * (6 * h + 2 * into * F)
     block += c * 2 * d.width if c != m else 0
-    block += m * 2 * d.heads * length if learned else 0
+    block += m * (8 if replaced else 2) * d.heads * length if learned or replaced else 0
     head = m * 3 * d.width + ((c + 2 * m) * d.vocab if model.read_out == "lm" else 0)
     activations = trials * rows * length * (d.layers * block + head)
     activations += trials * n * c if c != m else 0

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 Params = Mapping[str, Tensor]
 # What is kept of plain tokens from one call to the next, in entries; patterns can be large.
 REMEMBERED = {"view": 8, "tables": 8, "patterns": 2}
+QUERIES = "logit_scale"  # among the tables: the factor of each query's logits
 
 
 class Ready(NamedTuple):
@@ -68,6 +69,7 @@ class Places:
         self._biased = position is not None and position.bias is not None
         self._per_layer = position is not None and position.per_layer
         self._learned = position is not None and bool(position.params(self.dims))
+        self._replaced = position is not None and position.scores is not None
         self._refuse_differing_layers()
 
     def _refuse_differing_layers(self) -> None:
@@ -113,7 +115,8 @@ class Places:
         dtype: torch.dtype = torch.float32,
         draws: Sequence[int] | None = None,
     ) -> dict[str, Tensor]:
-        """The position's tables, first axis 1 or E.
+        """The position's tables, and that of the logit scale where it depends on the query; first
+        axis 1 or E.
 
         Each trial's are computed in float64, as if it were alone, by its own model's part.
 
@@ -127,13 +130,16 @@ class Places:
         E = max(c.shape[0] for c in view.coordinates.values())
         of = range(E) if draws is None else draws
         E = len(of) if E > 1 else 1
-        if E == 1 and all(m.position == stack[0].position for m in stack):
+        if E == 1 and all(_of_places(m) == _of_places(stack[0]) for m in stack):
             stack = stack[:1]
         trials = []
         for i in range(max(E, len(stack))):
-            part = stack[i if len(stack) > 1 else 0].position
+            part, scale = _of_places(stack[i if len(stack) > 1 else 0])
             own = view.map(lambda c, i=i: _exact(c[of[i]][None] if c.shape[0] > 1 else c))
-            trials.append({} if part is None else part.tables(self.dims, own))
+            made = {} if part is None else part.tables(self.dims, own)
+            if scale.queries is not None:
+                made = {**made, QUERIES: scale.queries(own)}
+            trials.append(made)
         out = {}
         for name in trials[0]:
             # Not torch.broadcast_shapes: it imports sympy, 0.4 s in every worker.
@@ -192,16 +198,26 @@ class Places:
         T, S = q.index.shape[2], k.index.shape[2]
         ordered = valid_EBS is None and "index" not in given
         promised = self._promised(T, S) if ordered else None
-        if promised is not None and not self._biased:
+        if promised is not None and not (self._biased or self._replaced):
             return [promised] * self.dims.layers
         q_view = q.map(lambda c: c[:, :, None, :, None])
         k_view = k.map(lambda c: c[:, :, None, None, :])
 
         def make(layer: int) -> Pattern:
             bias = mask = None
-            if self._biased:
+            own: Params = {}
+            if self._biased or self._replaced:
                 own = self._own(p, f"blocks.{layer}.position" if self._per_layer else "position")
+            if self._biased:
                 bias = self._bias(own, tables, q_view, k_view)
+            if self._replaced:
+                mask = self._allowed(layer, q_view, k_view)
+                if valid_EBS is not None:
+                    mask = mask & valid_EBS[:, :, None, None, :]
+                scores = self.model.position.scores  # type: ignore[union-attr]
+                return pattern(mask)._replace(
+                    scores=functools.partial(scores, tables, own, q=q_view, k=k_view)
+                )
             if promised is not None:
                 return pattern(bias=bias, causal=promised.causal)
             mask = self._allowed(layer, q_view, k_view)
@@ -216,7 +232,7 @@ class Places:
                 out.append(next((old for old in out if alike(old, new)), new))
             return tables, out  # the tables stay alive with the entry: their id is its key
 
-        if keep and ordered and not given and not (self._biased and self._learned):
+        if keep and ordered and not given and self.plain:
             return self._keep(("patterns", id(tables), T, q.index.device), settled)[1]
         return self._each(make)
 
@@ -235,14 +251,19 @@ class Places:
 
     def _each(self, make: Callable[[int], Pattern]) -> list[Pattern]:
         """A pattern for each layer; one for all where layers do not differ."""
-        if self.mask.per_layer or (self._biased and self._per_layer):
+        if self.mask.per_layer or ((self._biased or self._replaced) and self._per_layer):
             return [make(layer) for layer in range(self.dims.layers)]
         return [make(0)] * self.dims.layers
 
     @property
     def plain(self) -> bool:
         """Whether patterns hold no parameters, so that they can be made before a pass."""
-        return not (self._biased and self._learned)
+        return not (self._replaced or (self._biased and self._learned))
+
+    @property
+    def replaced(self) -> bool:
+        """Whether the position replaces the scores, which the reference kernel alone lets it do."""
+        return self._replaced
 
     @property
     def promised(self) -> bool:
@@ -301,6 +322,7 @@ class Places:
         """Whether something in a layer goes by a token's place in the row: then all stay."""
         m, position = self.model, self.model.position
         turns = position is not None and position.rotate is not None
+        turns = turns or m.logit_scale.queries is not None
         return turns or bool(m.dropout or m.embed_dropout or m.attn_dropout)
 
     def _score(self, tables: Params, rows: flex.Rows) -> Callable[..., Tensor]:
@@ -342,6 +364,11 @@ class Places:
         if cache is not None:
             k, valid_EBS = cache.see(q, valid_EBS)
         return Ready(tables, self.patterns(p, tables, q, k, valid_EBS, given, keep=cache is None))
+
+
+def _of_places(model: Model) -> tuple[Any, Any]:
+    """The parts that look at where tokens stand."""
+    return model.position, model.logit_scale
 
 
 def _exact(c: Tensor) -> Tensor:

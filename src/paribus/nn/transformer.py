@@ -27,7 +27,7 @@ from paribus.nn.attention import Pattern, attend
 from paribus.nn.cache import Cache
 from paribus.nn.dropout import Dropout
 from paribus.nn.linear import cast, embed, linear
-from paribus.nn.places import Params, Places, Ready
+from paribus.nn.places import QUERIES, Params, Places, Ready
 from paribus.spec import Model
 
 
@@ -55,9 +55,10 @@ class Transformer(Places):
         valid_EBT: Tensor | None = None,
         cache: Cache | None = None,
         drop: Dropout | None = None,
-        kernel: str = "sdpa",
+        kernel: str | None = None,
         dtype: torch.dtype | None = None,
         ready: Ready | None = None,
+        outputs: bool = True,
     ) -> Tensor:
         """Logits [E,B,T,V], [E,B,T,C] of classes or [E,B,T] of a scalar read-out, at every token;
         where ``ready`` leaves tokens out, of those that leave the last layer.
@@ -71,11 +72,14 @@ class Transformer(Places):
             valid_EBT: false where a token is padding: no query reads it.
             cache: keys and values of earlier tokens; these tokens are appended.
             drop: dropout of this pass; None: none.
-            kernel: "sdpa", "short" or "reference"; "flex" needs ``ready``.
+            kernel: "sdpa", "short" or "reference"; "flex" needs ``ready``; None: "reference" where
+                the position replaces the scores, else "sdpa".
             dtype: compute dtype; None: that of the parameters.
+            outputs: false: the cache is filled, and nothing comes out (T = 0).
             ready: from ``ready``; then view, tables and validity are not looked at.
         """
         model = self.model
+        kernel = kernel or ("reference" if self.replaced else "sdpa")
         if ready is None:
             ready = self._places(p, inputs, view, tables, valid_EBT, cache)
         tables, reads, go = ready
@@ -94,6 +98,7 @@ class Transformer(Places):
             x = x + (h if drop is None else drop.apply(h, model.dropout, 3 * i + 2))
         if cache is not None:
             cache.advance(inputs.shape[2])
+        x = x if outputs else x[:, :, :0]
         return self._read_out(p, self._norm(p, "final_norm", model.norm, x), dtype)
 
     __call__ = forward
@@ -152,6 +157,8 @@ class Transformer(Places):
             turning = self._own(p, f"{block}.position" if self._per_layer else "position")
             q_EBHTd = position.rotate(tables, turning, q_EBHTd)
             k_EBGTd = position.rotate(tables, turning, k_EBGTd)
+        if QUERIES in tables:
+            q_EBHTd = q_EBHTd * _those(tables[QUERIES], go)[:, :, None, :, None]
         q_EBHTd, k_EBGTd = cast(q_EBHTd, compute), cast(k_EBGTd, compute)
         if cache is not None:
             k_EBGTd, v_EBGTd = cache.put(i, k_EBGTd, v_EBGTd)

@@ -214,6 +214,16 @@ class Condition:
         found: str = trial.variant.looked[key]
         return found
 
+    def _asked(self, trial: Trial) -> dict[str, str]:
+        """Fingerprints of what a probe asks, read once an expansion."""
+        what = self.evaluation.what
+        if not isinstance(what, Probe):
+            return {}
+        key = ("asked", id(what))
+        if key not in trial.variant.looked:
+            trial.variant.looked[key] = what.fingerprints()
+        return dict(trial.variant.looked[key])
+
     def _id(self, trial: Trial) -> str:
         spec = self.spec(trial)
         what = self.evaluation.what
@@ -224,7 +234,7 @@ class Condition:
                 "task": dump(spec.task),
                 "probe": dump(what) if isinstance(what, Probe) else what if _named(what) else None,
                 "parts": specs.used_parts([spec.task, what]),
-                "data": trial.variant.prints(spec.task),
+                "data": trial.variant.prints(spec.task) | self._asked(trial),
                 "model": changed,
                 "split": self.evaluation.split,
                 "examples": self.evaluation.examples,

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from paribus.contracts import Probe
 from paribus.parts import dump
 from paribus.spec import Model, digest
 from paribus.store import TrialState
@@ -187,7 +188,9 @@ def pack_key(plan: Plan, unit: Item | Trunk, *, trunks: bool = True) -> str:
 def told(c: Cell) -> dict[str, Any]:
     """A cell as workers are told of it."""
     e = c.condition.evaluation
+    probe = {"probe": dump(e.what)} if isinstance(e.what, Probe) else {}
     return {
+        **probe,
         "id": c.id,
         "key": c.condition.key,
         "spec": dump(c.spec) if c.spec else None,

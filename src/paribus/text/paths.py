@@ -55,6 +55,14 @@ def find(path: str, suffixes: Collection[str], where: str) -> list[Path]:
     return sorted(found)
 
 
+def folder_of(path: str, where: str) -> Path:
+    """The folder that ``path`` means."""
+    place = resolve(path)
+    if not place.is_dir():
+        raise SpecError(f"{where}: no folder {place}")
+    return place
+
+
 def digest(path: Path) -> str:
     """sha256 of a file; remembered in this process while size and time stay the same."""
     stat = path.stat()

@@ -32,7 +32,7 @@ norm = Factor(
 )
 scale = Factor(
     "scale",
-    {"fixed": scales.fixed(), "log_n": scales.log_n()},
+    {"fixed": scales.fixed(), "log_n": scales.log_n(original=1024)},
     "model.logit_scale",
     when=norm["key", "qk"],
 )

@@ -13,6 +13,7 @@ from paribus import (
     positions,
     presets,
     probes,
+    scalings,
     schedules,
     tasks,
     tokenizers,
@@ -22,9 +23,9 @@ scaling = Factor(
     "scaling",
     {
         "rope": None,
-        "pi": positions.pi(s=4),
-        "ntk": positions.ntk(s=4, multiplier=13),
-        "yarn": positions.yarn(s=4, beta_fast=32, beta_slow=1),
+        "pi": scalings.pi(factor=4),
+        "ntk": scalings.ntk(multiplier=13),
+        "yarn": scalings.yarn(factor=4, original=2048, beta_fast=32, beta_slow=1, temperature=1),
     },
     "extend:model.position.scaling",
 )
@@ -42,7 +43,7 @@ study = Study(
     base=Spec(
         model=presets.llama(
             width=1280, layers=20, heads=10, mlp=mlps.relu2(ratio=4),
-            position=positions.scaled_rope(base=1e4, scaling=None), temperature=1.0,
+            position=positions.rope(base=1e4, scaling=None), temperature=1.0,
         ),
         task=tasks.lm(
             corpus=corpora.files(path="fineweb-edu"),
@@ -67,7 +68,7 @@ study = Study(
     seeds=3,
     baseline=scaling["rope"] & ctx[8192] & temp["1"],
     references={"untouched base": "end of phase train", "gpt2-xl": 'hf("gpt2-xl")'},
-    evaluate=[Eval("bpb", over=[length]), Eval("core", probes.core())],
+    evaluate=[Eval("bpb", over=[length]), Eval("core", probes.core(data="core"))],
     names="d20-{scaling}-{context?}-{beta_fast?}-t{temperature}",
     hypotheses=dict(
         yarn=better(

@@ -1,35 +1,52 @@
-"""Rotary positions (Su et al. 2021): pairs of a head turn by an angle that grows with the place."""
+"""Rotary positions (Su et al. 2021): pairs of a head turn by an angle that grows with the place.
+
+F pairs of a head that turn, the fastest first.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from msgspec import Meta
 
-from paribus.contracts import Dims, P, Position, View
+from paribus.contracts import Dims, P, Position, Scaling, View
 from paribus.errors import SpecError
 from paribus.lazy import torch
+from paribus.parts import changed
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 class Rope(Position, frozen=True, kw_only=True):
-    """Pair i of n turns by token · base^(−i/n) radians.
+    """Pair i of F turns by token · base^(−i/F) radians, or as ``scaling`` says.
 
     Attributes:
         base: ratio of the slowest to the fastest wavelength (nearly).
-        layout: "half" pairs number i with number i + n (Llama in Hugging Face's form);
+        layout: "half" pairs number i with number i + F (Llama in Hugging Face's form);
             "interleaved" pairs 2i with 2i + 1 (the paper, GPT-J).
-        fraction: the first part of each head that turns; the rest carries no position.
+        fraction: the first part of each head that turns; the rest carries no position, and the
+            exponents are over the part (partial rotary, GPT-NeoX).
+        p: share of the pairs, the fastest first, that turn; the others stand still, and exponents
+            are over all (p-RoPE, Barbero et al. 2025).
+        scaling: what becomes of the frequencies in rows longer than those trained on; its attention
+            factor multiplies whole heads of q and of k, after their norms.
     """
 
     base: Annotated[float, Meta(gt=0)] = 10000.0
     layout: Literal["half", "interleaved"] = "half"
     fraction: Annotated[float, Meta(gt=0, le=1)] = 1.0
+    p: Annotated[float, Meta(ge=0, le=1)] = 1.0
+    scaling: Scaling | None = None
 
-    stackable: ClassVar[frozenset[str]] = frozenset({"base"})
+    stackable: ClassVar[frozenset[str]] = frozenset({"base", "p", "scaling"})
+
+    def fitted(self, length: int | None) -> Rope:
+        if self.scaling is None:
+            return self
+        out: Rope = changed(self, {"scaling": self.scaling.fitted(length)})
+        return out
 
     def turning(self, d: Dims) -> int:
         """Numbers of a head that turn."""
@@ -44,11 +61,30 @@ class Rope(Position, frozen=True, kw_only=True):
             )
         return {}
 
-    def tables(self, d: Dims, pos: View) -> dict[str, Tensor]:
+    def attention_factor(self) -> float:
+        return 1.0 if self.scaling is None else self.scaling.attention_factor()
+
+    def frequencies(self, d: Dims, device: Any = None) -> tuple[Tensor, Tensor]:
+        """Radians a token [F], float64: as ``scaling`` has them, and without it."""
         n = self.turning(d)
-        pair = torch.arange(0, n, 2, dtype=torch.float64, device=pos.token.device)
-        angle = pos.token[..., None] * self.base ** -(pair / n)
-        return {"cos": angle.cos(), "sin": angle.sin()}
+        pair_F = torch.arange(0, n, 2, dtype=torch.float64, device=device)
+        own_F = self.base ** -(pair_F / n)
+        scaled_F = own_F if self.scaling is None else self.scaling.frequencies(own_F, self.base)
+        turns_F = pair_F < 2 * int(self.p * n // 2)
+        return scaled_F * turns_F, own_F * turns_F
+
+    def tables(self, d: Dims, pos: View) -> dict[str, Tensor]:
+        token = pos.token[..., None]
+        scaled_F, own_F = self.frequencies(d, pos.token.device)
+        angle = token * scaled_F
+        start = 0 if self.scaling is None else self.scaling.untouched()
+        if start:
+            angle = torch.where(token < start, token * own_F, angle)
+        a = self.attention_factor()
+        out = {"cos": angle.cos() * a, "sin": angle.sin() * a}
+        if self.turning(d) < d.head_dim:
+            out["rest"] = torch.full_like(angle[:, :1, :1, :1], a)
+        return out
 
     def rotate(self, t: Mapping[str, Tensor], p: Mapping[str, Tensor], x_EBHTd: Tensor) -> Tensor:
         cos, sin = t["cos"].unsqueeze(2), t["sin"].unsqueeze(2)
@@ -61,4 +97,6 @@ class Rope(Position, frozen=True, kw_only=True):
         else:
             a, b = x_EBHTd[..., 0::2], x_EBHTd[..., 1::2]
             out = [torch.stack([a * cos - b * sin, b * cos + a * sin], -1).flatten(-2)]
-        return torch.cat(out if rest is None else [*out, rest.to(out[0].dtype)], -1)
+        if rest is not None:
+            out.append((rest * t["rest"]).to(out[0].dtype))
+        return torch.cat(out, -1)

@@ -1,0 +1,118 @@
+"""``paribus evaluate --probe``, and what it takes of a Hugging Face folder."""
+
+from __future__ import annotations
+
+import json
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from paribus import parts
+from paribus.analysis import probed
+from paribus.asked import value
+from paribus.cli import OK, emit
+from paribus.contracts import Probe
+from paribus.errors import SpecError
+from paribus.parts import Namespace as Kind
+from paribus.parts import construct, dump
+from paribus.spec import CORE_REVISION, Spec, resolve, used_parts
+from paribus.text.lengths import vocabulary
+from paribus.text.paths import digest
+
+PROBE = "probe."  # with which its settings start
+
+
+def probe(o: Namespace) -> Probe | None:
+    """What ``--probe``, ``--data`` and ``--set probe.x=…`` name."""
+    fields: dict[str, Any] = {"data": str(Path(o.data).expanduser().absolute())} if o.data else {}
+    for text in (t for t in o.patches if t.startswith(PROBE)):
+        path, equals, said = text.partition("=")
+        if not o.probe or not equals:
+            raise SpecError(f"--set {text}: write --probe NAME --set probe.field=value")
+        fields[path.removeprefix(PROBE)] = value(said)
+    if not o.probe:
+        return None
+    found: Probe = construct(parts.get("probes", o.probe, "--probe"), fields, f"probes.{o.probe}")
+    found.fingerprints()  # what is not there is said before anything is loaded
+    return found
+
+
+def other(o: Namespace) -> Mapping[str, Any] | None:
+    """What ``--against`` names: an answer that was written before."""
+    if not o.against:
+        return None
+    try:
+        told = json.loads(Path(o.against).read_text(encoding="utf-8"))
+        held = bool(told["probe"]) and bool(told["conditions"][0]["items"])
+    except (OSError, ValueError, KeyError, IndexError, TypeError):
+        held = False
+    if not held:
+        raise SpecError(
+            f"--against {o.against}: no file that evaluate --probe … -o FILE.json wrote"
+        )
+    result: Mapping[str, Any] = told
+    return result
+
+
+def report(
+    o: Namespace,
+    form: str | None,
+    model: Mapping[str, Any],
+    asked: Probe,
+    wanted: Sequence[Any],
+    records: Sequence[Mapping[str, Any]],
+    against: Mapping[str, Any] | None,
+) -> int:
+    """Print or write what was found."""
+    found = probed.data(model, dump(asked), [w.changes for w in wanted], records)
+    if against is not None:
+        found["against"] = probed.compared(found, against)
+    if o.output:
+        content = probed.csv(found) if form == "csv" else json.dumps(found) + "\n"
+        Path(o.output).parent.mkdir(parents=True, exist_ok=True)
+        Path(o.output).write_text(content, encoding="utf-8")
+        print(o.output)
+    elif o.json:
+        emit(found)
+    else:
+        print("\n".join(probed.lines(found, [w.label for w in wanted], asked.metrics)))
+    return OK
+
+
+def hugging_face(folder: Path) -> tuple[dict[str, Any], Path, dict[str, Any]]:
+    """(what a trial's spec.json would tell, the folder, its end) of a Hugging Face folder.  Its
+    task is language modelling with the folder's tokenizer."""
+    from paribus.engine import foreign
+
+    model, _ = foreign.hugging_face(folder)
+    spelt = folder / "tokenizer.json"
+    if not spelt.is_file():
+        raise SpecError(f"{folder} has no tokenizer.json")
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    names = {i: t for t, i in vocabulary(json.loads(spelt.read_text(encoding="utf-8"))).items()}
+    begin = config.get("bos_token_id")
+    mark = names.get(config.get("eos_token_id") if begin is None else begin)
+    tasks, corpora, tokenizers, optim, schedules = (
+        Kind(k) for k in ("tasks", "corpora", "tokenizers", "optim", "schedules")
+    )
+    longest = model.position.limit() if model.position else None
+    task = tasks.lm(
+        corpus=corpora.stdlib(),
+        tokenizer=tokenizers.file(path=str(spelt), bos=mark),
+        length=min(longest or 1024, 1024),
+    )
+    spec = Spec(
+        model=model, task=task, optim=optim.adamw(lr=1e-3), schedule=schedules.constant(),
+        rows=1, steps=1,
+    )  # fmt: skip
+    weights = [digest(p) for p in sorted(folder.glob("*.safetensors"))]
+    mark_of_all = weights[0] if len(weights) == 1 else "+".join(w[:12] for w in weights)
+    told = {
+        "phases": [{"name": "train", "spec": dump(resolve(spec))}],
+        "seed": 0,
+        "core": CORE_REVISION,
+        "parts": used_parts(spec),
+        "data": {},
+    }
+    return told, folder, {"weights": mark_of_all, "files": {folder.name: mark_of_all}, "step": None}

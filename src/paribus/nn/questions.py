@@ -1,0 +1,43 @@
+"""Spans of tokens to be scored, and what a model finds of them.  Loads no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+
+class Span(NamedTuple):
+    """Tokens of which those from ``start`` to ``end`` − 1 are scored."""
+
+    ids: Sequence[int]
+    start: int
+    end: int
+
+
+class Scored(NamedTuple):
+    """Of a span: nats and number of its scored tokens, and whether each is the likeliest one."""
+
+    nats: float
+    tokens: int
+    likeliest: bool
+
+    @property
+    def mean(self) -> float:
+        """Nats a token; of no tokens infinite, so that such an option is never the best."""
+        return self.nats / self.tokens if self.tokens else float("inf")
+
+
+Question = Sequence[Span]  # an option each
+
+
+def cropped(span: Span, limit: int | None) -> Span:
+    """The last ``limit`` tokens; a token whose predecessor is gone is not scored."""
+    gone = max(0, len(span.ids) - limit) if limit else 0
+    return Span(span.ids[gone:], max(span.start - gone, 1), max(span.end - gone, 1))
+
+
+def common(rows: Sequence[Sequence[int]]) -> int:
+    """Tokens that all rows begin with."""
+    first = rows[0]
+    n = min(map(len, rows))
+    return next((i for i in range(n) if any(r[i] != first[i] for r in rows)), n)

@@ -1,0 +1,164 @@
+"""How likely a model finds spans of tokens; what the options of a question begin with is read once.
+
+B rows, T tokens, P tokens of a beginning, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from paribus.contracts import View
+from paribus.nn.cache import Cache
+from paribus.nn.questions import Question, Scored, common
+from paribus.nn.transformer import Transformer
+
+
+class Reads(Protocol):
+    """A model that reads beginnings, and then what follows each of them."""
+
+    device: Any
+
+    def begin(self, ids_BP: Tensor, sizes_B: Tensor) -> Any: ...
+
+    def go_on(self, begun: Any, of_R: Tensor, ids_RT: Tensor, sizes_R: Tensor) -> Tensor:
+        """Logits [R,T,V] of rows that follow beginnings ``of_R``."""
+        ...
+
+
+class Cached:
+    """Our Transformer: keys and values of a beginning are kept.
+
+    Args:
+        p: parameters [1, …] by path.
+        dtype: compute dtype; None: that of the parameters.
+    """
+
+    def __init__(self, core: Transformer, p: Mapping[str, Tensor], dtype: Any = None) -> None:
+        self.core, self.p, self.dtype = core, p, dtype
+        self.device = next(iter(p.values())).device
+
+    def begin(self, ids_BP: Tensor, sizes_B: Tensor) -> tuple[Cache, Tensor]:
+        """Padding is at the end, where a causal model does not see it: no mask is needed."""
+        B, P = ids_BP.shape
+        cache = Cache(self.core.dims, 1, B, max(P, 1))
+        if P:
+            self.core(self.p, ids_BP[None], cache=cache, dtype=self.dtype, outputs=False)
+            cache.pad((torch.arange(P, device=self.device) < sizes_B[:, None])[None])
+        return cache, sizes_B
+
+    def go_on(
+        self, begun: tuple[Cache, Tensor], of_R: Tensor, ids_RT: Tensor, sizes_R: Tensor
+    ) -> Tensor:
+        cache, sizes_B = begun
+        T = ids_RT.shape[1]
+        cache = cache.repeated(of_R, cache.length + T)
+        number = torch.arange(T, device=self.device)[None]
+        place = (sizes_B[of_R][:, None] + number)[None]
+        return self.core(
+            self.p,
+            ids_RT[None],
+            View({"index": place, "token": place}),  # as of a row alone, without its padding
+            valid_EBT=(number < sizes_R[:, None])[None],
+            cache=cache,
+            dtype=self.dtype,
+        )[0]
+
+
+class Whole:
+    """Any model with logits [B,T,V] of ids [B,T]: each row is read from its start."""
+
+    def __init__(self, logits: Callable[[Tensor], Tensor], device: Any = "cpu") -> None:
+        self.logits, self.device = logits, device
+
+    def begin(self, ids_BP: Tensor, sizes_B: Tensor) -> tuple[Tensor, Tensor]:
+        return ids_BP, sizes_B
+
+    def go_on(
+        self, begun: tuple[Tensor, Tensor], of_R: Tensor, ids_RT: Tensor, sizes_R: Tensor
+    ) -> Tensor:
+        ids_BP, sizes_B = begun
+        T, before_R = ids_RT.shape[1], sizes_B[of_R]
+        rows = ids_RT.new_zeros(len(of_R), int(before_R.max()) + T)
+        for r, (b, n) in enumerate(zip(of_R.tolist(), before_R.tolist(), strict=True)):
+            rows[r, :n] = ids_BP[b, :n]
+            rows[r, n : n + T] = ids_RT[r]
+        at_RT = before_R[:, None] + torch.arange(T, device=rows.device)
+        found = self.logits(rows)
+        return found.gather(1, at_RT[..., None].expand(-1, -1, found.shape[2]))
+
+
+def scores(model: Reads, questions: Sequence[Question], budget: int = 8192) -> list[list[Scored]]:
+    """Of each question, each option's span, in order.
+
+    Args:
+        budget: tokens of a pass, padding included; numbers depend on it by rounding alone.
+    """
+    out: list[list[Scored]] = [[] for _ in questions]
+    cut = [_shared(q) for q in questions]
+    with torch.inference_mode():
+        for batch in _batches(questions, cut, budget):
+            for i, found in zip(batch, _batch(model, questions, cut, batch), strict=True):
+                out[i] = found
+    return out
+
+
+def _shared(question: Question) -> int:
+    """Tokens that are read once for all options; the one before the first scored is not among
+    them, for its logits are wanted."""
+    least = min(s.start for s in question)
+    return max(0, min(least - 1, common([s.ids for s in question])))
+
+
+def _batches(questions: Sequence[Question], cut: Sequence[int], budget: int) -> Iterator[list[int]]:
+    """Questions of like length together, the longest first, so that memory runs out at once or
+    not at all."""
+    longest = [max(len(s.ids) for s in q) for q in questions]
+    order = sorted(range(len(questions)), key=lambda i: (-longest[i], i))
+    batch: list[int] = []
+    rows = begin = more = 0
+    for i in order:
+        own = longest[i] - cut[i]
+        r, b, m = rows + len(questions[i]), max(begin, cut[i]), max(more, own)
+        if batch and r * (b + m) > budget:
+            yield batch
+            batch, r, b, m = [], len(questions[i]), cut[i], own
+        batch.append(i)
+        rows, begin, more = r, b, m
+    if batch:
+        yield batch
+
+
+def _batch(
+    model: Reads, questions: Sequence[Question], cut: Sequence[int], batch: Sequence[int]
+) -> list[list[Scored]]:
+    begins = [list(questions[i][0].ids[: cut[i]]) for i in batch]
+    spans = [(b, s, cut[i]) for b, i in enumerate(batch) for s in questions[i]]
+    rests = [list(s.ids[n:]) for _, s, n in spans]
+
+    def padded(rows: list[list[int]]) -> tuple[Tensor, Tensor]:
+        sizes = torch.tensor([len(r) for r in rows], device=model.device)
+        longest = max(map(len, rows))
+        ids = torch.tensor([r + [0] * (longest - len(r)) for r in rows], device=model.device)
+        return ids.long().view(len(rows), longest), sizes
+
+    of_R = torch.tensor([b for b, *_ in spans], device=model.device)
+    ids_RT, sizes_R = padded(rests)
+    logits_RTV = model.go_on(model.begin(*padded(begins)), of_R, ids_RT, sizes_R)[:, :-1]
+    wide = logits_RTV if logits_RTV.dtype == torch.float64 else logits_RTV.float()
+    targets_RT = ids_RT[:, 1:]
+    picked_RT = wide.gather(-1, targets_RT[..., None])[..., 0]
+    nats_RT = (wide.logsumexp(-1) - picked_RT).double()
+    hit_RT = wide.argmax(-1) == targets_RT
+    number = torch.arange(targets_RT.shape[1], device=model.device)[None] + 1
+    start = torch.tensor([s.start - n for _, s, n in spans], device=model.device)[:, None]
+    end = torch.tensor([s.end - n for _, s, n in spans], device=model.device)[:, None]
+    scored_RT = (number >= start) & (number < end)
+    nats = (nats_RT * scored_RT).sum(1).tolist()
+    tokens = scored_RT.sum(1).tolist()
+    likeliest = (hit_RT | ~scored_RT).all(1).tolist()
+    found = iter([Scored(*x) for x in zip(nats, tokens, likeliest, strict=True)])
+    return [[next(found) for _ in questions[i]] for i in batch]

@@ -1,0 +1,109 @@
+"""Questions with worked examples before them, as nanochat's evaluation of CORE asks them.
+
+Multiple choice: one prompt for each option; of its tokens the option's are scored, from where the
+prompts part.  Schema: one prompt for each context; the continuation that all share is scored.
+Language modelling: every token of the continuation must be the likeliest.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from paribus.errors import SpecError
+from paribus.nn.questions import Scored, Span, common
+
+Encode = Callable[[Sequence[str]], list[list[int]]]
+KINDS = ("multiple_choice", "schema", "language_modeling")
+
+
+class Asked(NamedTuple):
+    """A question: an option's span each, and the number of the right one (0 of one span: all of
+    its tokens must be the likeliest)."""
+
+    spans: list[Span]
+    gold: int | None
+
+    def right(self, found: Sequence[Scored]) -> bool:
+        """Whether the right option is the likeliest a token; of equals the first counts."""
+        if self.gold is None:
+            return found[0].tokens > 0 and found[0].likeliest
+        means = [x.mean for x in found]
+        return min(means) < float("inf") and means.index(min(means)) == self.gold
+
+
+def drawn(rows: Sequence[Any], most: int | None) -> list[Any]:
+    """The rows in their order, Random(1337)'s, and the first ``most`` of them."""
+    out = list(rows)
+    random.Random(1337).shuffle(out)
+    return out[:most]
+
+
+def shots(i: int, n: int, k: int) -> list[int]:
+    """The k worked examples of question i of n: Random(1234 + i).sample of the others."""
+    found = random.Random(1234 + i).sample(range(n - 1), min(k, n - 1))
+    return [j + (j >= i) for j in found]  # as of the list that leaves i out
+
+
+def prompts(
+    kind: str, row: Mapping[str, Any], worked: Sequence[Mapping[str, Any]], delimiter: str
+) -> list[str]:
+    """The texts of a question: of each option; of language modelling with the continuation and
+    without it; and of multiple choice the bare question at last."""
+    if kind == "multiple_choice":
+        shown = (f"{x['query']}{delimiter}{x['choices'][x['gold']]}\n\n" for x in worked)
+        bare = f"{''.join(shown)}{row['query']}{delimiter}"
+        return [*(bare + c for c in row["choices"]), bare.rstrip()]
+    if kind == "schema":
+        shown = (
+            f"{x['context_options'][x['gold']]}{delimiter}{x['continuation']}\n\n" for x in worked
+        )
+        before = "".join(shown)
+        return [f"{before}{c}{delimiter}{row['continuation']}" for c in row["context_options"]]
+    if kind != "language_modeling":
+        raise SpecError(f"questions of kind {kind!r}; there are: {', '.join(KINDS)}")
+    shown = (f"{x['context'].strip()}{delimiter}{x['continuation']}\n\n" for x in worked)
+    bare = f"{''.join(shown)}{row['context'].strip()}{delimiter}"
+    return [bare + row["continuation"], bare.strip()]
+
+
+def asked(kind: str, row: Mapping[str, Any], ids: list[list[int]]) -> Asked:
+    """The question whose prompts have these ids."""
+    if kind == "multiple_choice":
+        *options, bare = ids
+        return Asked(_options(options, bare), int(row["gold"]))
+    if kind == "schema":
+        ends = common([x[::-1] for x in ids])
+        return Asked([Span(x, max(len(x) - ends, 1), len(x)) for x in ids], int(row["gold"]))
+    whole, bare = ids
+    # Where the last token of the prompt merges with the continuation's first, both are scored.
+    return Asked([Span(whole, max(common(ids), 1), len(whole))], None)
+
+
+def questions(
+    kind: str,
+    rows: Sequence[Mapping[str, Any]],
+    worked: int,
+    delimiter: str,
+    encode: Encode,
+) -> list[Asked]:
+    """Every row as a question, with ``worked`` others before it."""
+    texts = [
+        prompts(kind, row, [rows[j] for j in shots(i, len(rows), worked)], delimiter)
+        for i, row in enumerate(rows)
+    ]
+    ids = iter(encode([t for each in texts for t in each]))
+    return [
+        asked(kind, row, [next(ids) for _ in each]) for row, each in zip(rows, texts, strict=True)
+    ]
+
+
+def _options(ids: list[list[int]], bare: list[int]) -> list[Span]:
+    """Options are scored from where they part.  Where one begins with another whole one, there is
+    nothing of that to score (nanochat then takes the mean of nothing): all are scored from the end
+    of the question."""
+    start = common(ids)
+    if any(len(x) == start for x in ids):
+        start = common([*ids, bare])
+    return [Span(x, max(start, 1), len(x)) for x in ids]

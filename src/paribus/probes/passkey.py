@@ -1,0 +1,62 @@
+"""Passkey retrieval (Mohtashami & Jaggi 2023): a number hidden in repeated sentences."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar
+
+from msgspec import Meta
+
+from paribus.contracts import Measured, Metric, Probe, Reader
+from paribus.probes import _retrieval
+from paribus.rng import Stream
+
+BEFORE = (
+    "There is an important info hidden inside a lot of irrelevant text. Find it and memorize them. "
+    "I will quiz you about the important information there."
+)
+NOISE = _retrieval.NOISE
+
+
+class Passkey(Probe, frozen=True, kw_only=True):
+    """Whether the model repeats a number of its context, at each length and depth; slices
+    ``length``, ``depth`` and ``cell`` (length@depth).  It asks a base model to go on writing.
+
+    The same numbers are hidden at every length, so lengths are compared item by item.
+
+    Attributes:
+        lengths: tokens of prompt and answer, at most: whole repetitions of the filler.
+        depths: per cent of the filler that stands before the number.
+        trials: numbers of each cell.
+        digits: of a number.
+    """
+
+    lengths: tuple[Annotated[int, Meta(ge=1)], ...]
+    depths: tuple[Annotated[int, Meta(ge=0, le=100)], ...] = _retrieval.DEPTHS
+    trials: Annotated[int, Meta(ge=1)] = 20
+    digits: Annotated[int, Meta(ge=1, le=15)] = 5
+
+    metrics: ClassVar[dict[str, Metric]] = _retrieval.METRICS
+    slices: ClassVar[tuple[str, ...]] = ("length", "depth", "cell")
+    example: ClassVar[dict[str, Any]] = {"lengths": (256,)}
+
+    def measure(self, model: Reader, examples: int | None = None) -> Measured:
+        hidden = []
+        for length in self.lengths:
+            for depth in self.depths:
+                least = 10 ** (self.digits - 1)
+                draw = Stream(0, "passkey", depth)
+                for number in draw.integers(min(self.trials, examples or self.trials), 9 * least):
+                    key = str(least + int(number))
+                    labels = {"length": length, "depth": depth, "cell": f"{length}@{depth}"}
+                    hidden.append(_retrieval.Hidden(_prompt(key, depth), f" {key}", length, labels))
+        return _retrieval.hidden_in(model, hidden, "probes.passkey")
+
+
+def _prompt(key: str, depth: int) -> Any:
+    def text(n: int) -> str:
+        before = round(n * depth / 100)
+        said = f"The pass key is {key}. Remember it. {key} is the pass key."
+        lines = [BEFORE, *[NOISE] * before, said, *[NOISE] * (n - before)]
+        return " ".join(lines) + " What is the pass key? The pass key is"
+
+    return text

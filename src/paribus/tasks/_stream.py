@@ -1,0 +1,104 @@
+"""The packed stream of a language model's task: rows of training, windows of evaluation.
+
+B rows, T tokens.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from paribus import rng
+from paribus.contracts import IGNORE, Source
+from paribus.errors import SpecError
+from paribus.lazy import numpy as np
+from paribus.lazy import torch
+from paribus.tasks import _windows
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from paribus.text.data import Tokens
+
+
+class Stream(Source):
+    def __init__(self, task: Any, tokens: Tokens, device: str) -> None:
+        self.task, self.tokens, self.device = task, tokens, device
+        n, t = len(tokens.ids) - 1, task.length
+        self.epoch = self.rows = n // t
+        if self.rows < 1:
+            raise SpecError(f"task: {n + 1} tokens of text are fewer than one row of {t} + 1")
+        stride = task.stride or t
+        if stride > t:
+            raise SpecError(f"task.stride: {stride} targets do not fit into windows of {t} tokens")
+        self.windows = _windows.cut(
+            tokens, stride=stride, start=task.start, within=task.within, most=task.eval_tokens
+        )
+        self.size = self.windows.size
+        if task.bins is not None:
+            self.parts = _windows.parts(task.bins, t)
+        if self.size < 1:
+            have = min(task.eval_tokens, n)
+            what = f"stride {stride}" if task.stride else f"length {t}"
+            raise SpecError(f"task: {what} exceeds the {have} evaluated tokens (eval_tokens)")
+        self._order: dict[tuple[int, int], Any] = {}
+        self._ids: Tensor | None = None
+        self._bytes: Tensor | None = None
+
+    @property
+    def ids(self) -> Tensor:
+        """The whole stream on the device (it is small beside the activations)."""
+        if self._ids is None:
+            ids = np.asarray(self.tokens.ids).astype(np.int32)
+            self._ids = torch.from_numpy(ids).to(self.device)
+        return self._ids
+
+    def _cut(self, starts: np.ndarray) -> dict[str, Tensor]:
+        t = self.task.length
+        start_B1 = torch.from_numpy(starts.astype(np.int64)).to(self.device)[:, None]
+        row_BT1 = self.ids[start_B1 + torch.arange(t + 1, device=self.device)].long()
+        return {"inputs": row_BT1[:, :-1].contiguous(), "targets": row_BT1[:, 1:].contiguous()}
+
+    def _epoch(self, seed: int, epoch: int) -> np.ndarray:
+        if (seed, epoch) not in self._order:
+            for old in [k for k in self._order if k[0] == seed and k[1] < epoch - 1]:
+                del self._order[old]
+            self._order[seed, epoch] = rng.Stream(seed, "order", epoch).permutation(self.rows)
+        return self._order[seed, epoch]
+
+    def batch(self, seed: int, step: int, rows: range) -> dict[str, Tensor]:
+        place = [divmod(r, self.rows) for r in rows]
+        rows_B = np.array([self._epoch(seed, epoch)[i] for epoch, i in place])
+        return self._cut(rows_B * self.task.length)
+
+    def examples(self, i: int, j: int) -> dict[str, Tensor]:
+        last = len(self.tokens.ids) - 1
+        at_BT1, counts_BT = _windows.rows(self.windows, i, j, self.task.length, last)
+        row_BT1 = self.ids[torch.from_numpy(at_BT1).to(self.device)].long()
+        counts = torch.from_numpy(counts_BT).to(self.device)
+        targets = row_BT1[:, 1:].masked_fill(~counts, IGNORE)
+        out = {"inputs": row_BT1[:, :-1].contiguous(), "targets": targets}
+        if self.task.bins is not None:
+            of = _windows.binned(self.tokens, at_BT1[:, :-1], self.task.bins)
+            out["parts"] = torch.from_numpy(of).to(self.device)
+        if self.tokens.token_bytes is not None:
+            if self._bytes is None:
+                self._bytes = torch.from_numpy(np.asarray(self.tokens.token_bytes)).to(self.device)
+            out["bytes"] = self._bytes[out["targets"].clamp(min=0)]
+        return out
+
+    def scored(self) -> np.ndarray:
+        """The places of all scored targets in the stream."""
+        base, end, count = (np.repeat(x, self.windows.count) for x in self.windows)
+        number = np.arange(len(base)) - np.repeat(
+            np.cumsum(self.windows.count) - self.windows.count, self.windows.count
+        )
+        return base + end - count + 1 + number
+
+    def slices(self) -> dict[str, np.ndarray]:
+        if self.task.bins is None:
+            return {}
+        return _windows.labels(self.task.bins, self.task.length, self.size)
+
+    def groups(self) -> np.ndarray:
+        w = self.windows
+        return np.repeat(self.tokens.doc_of(w.base + w.end - w.count), self.parts)
