@@ -160,15 +160,21 @@ class Fused(Update):
         on = settings.compile == "on" or (
             settings.compile == "auto" and settings.device.startswith("cuda")
         )
-        return on and not settings.exact and optim.elementwise and not freezing.mixed
+        free = bool(freezing.trained) and not freezing.mixed
+        return on and not settings.exact and optim.elementwise and free
 
     def __init__(self, *given: Any, settings: Settings) -> None:
         super().__init__(*given)
-        trained = self.freezing.trained
+        trained, some = self.freezing.trained, next(iter(self.params.values())).detach()
         kinds = {k: "decay" if self.declared[k].decay else "none" for k in trained}
         self.paths = {kind: [k for k in trained if kinds[k] == kind] for kind in ("decay", "none")}
         self.paths = {kind: _aligned(own, self.params) for kind, own in self.paths.items() if own}
         self.alike = {kind: P((1,), decay=kind == "decay") for kind in self.paths}
+        # Zeros at the end of each trial's numbers, so that the next trial's begin where a fast
+        # read may begin.
+        E, sizes = len(self.optims), {k: self.params[k][0].numel() for k in trained}
+        short = {kind: -sum(sizes[k] for k in own) % 8 for kind, own in self.paths.items()}
+        self.rest = {kind: some.new_zeros(E, n) for kind, n in short.items()}
         self.whole = self._gathered(self.params)
         self.kept = {name: self._gathered(of) for name, of in self.state.items()}
         for k in trained:
@@ -180,7 +186,7 @@ class Fused(Update):
         """One tensor [E,n] a kind; what was in ``of`` becomes views of them."""
         out = {}
         for kind, paths in self.paths.items():
-            out[kind] = flat = torch.cat([of[k].detach().flatten(1) for k in paths], 1)
+            out[kind] = flat = self._joined(kind, {k: of[k].detach() for k in paths})
             at = 0
             for k in paths:
                 n = of[k][0].numel()
@@ -188,14 +194,15 @@ class Fused(Update):
                 at += n
         return out
 
+    def _joined(self, kind: str, of: Mapping[str, Tensor]) -> Tensor:
+        rest = self.rest[kind].to(of[self.paths[kind][0]].dtype)
+        return torch.cat([*(of[k].flatten(1) for k in self.paths[kind]), rest], 1)
+
     def __call__(
         self, grads: list[Tensor], sums: Sums, alive: Sequence[bool], lr: Sequence[float], step: int
     ) -> Done:
         by_path = dict(zip(self.freezing.trained, grads, strict=True))
-        g = {
-            kind: torch.cat([by_path[k].flatten(1) for k in own], 1)
-            for kind, own in self.paths.items()
-        }
+        g = {kind: self._joined(kind, by_path) for kind in self.paths}
         if self.alive is None:
             self.alive = torch.tensor(list(alive), device=self.device)
         v = vectors(self.optims, step, lr, dtype=self.dtype, device=self.device)
