@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from paribus import parts
@@ -15,6 +17,7 @@ from paribus.engine import checkpoint
 from paribus.engine.evaluate import Setting, evaluate
 from paribus.engine.members import Stopped
 from paribus.errors import Refused, SpecError
+from paribus.spec import canonical
 from paribus.store import Fenced
 
 if TYPE_CHECKING:
@@ -50,56 +53,120 @@ def loaded(weights: Path, device: str) -> dict[str, Tensor]:
     return {k: t[None].to(device) for k, t in checkpoint.read_weights(weights).items()}
 
 
-def judge(w: Worker, trial: str, wanted: list[dict[str, Any]]) -> bool:
-    """Evaluate conditions of a finished trial; whether any could be claimed."""
-    result = w.store.result(trial)
-    if result is None or w.lost(trial):
-        return False  # the launcher says what was lost
-    params = None
-    moved = False
-    for c in wanted:
+def judge(w: Worker, trials: Sequence[str]) -> bool:
+    """Evaluate what finished trials of a pack still want, those of one condition together; whether
+    any could be claimed."""
+    moved, weights = False, _Weights(w)
+    for group in _groups(w, trials):
         if w.stop():
             raise Stopped
-        claim = w.write(
-            partial(w.store.claim_evaluation, trial, c["id"], w.id, above=c.get("above", 0))
-        )
-        if claim is None:
-            continue
-        moved = True
-        if params is None:
-            params = loaded(result.weights, w.settings.device)
-        with claim:
-            _judge(w, trial, c, params, str(result.weights), claim)
+        with ExitStack() as held:
+            claims: list[_Claimed] = []
+            for trial, c in group:
+                above = c.get("above", 0)
+                claim = w.write(
+                    partial(w.store.claim_evaluation, trial, c["id"], w.id, above=above)
+                )
+                if claim is not None:
+                    claims.append(_Claimed(trial, c, held.enter_context(claim)))
+            moved |= bool(claims)
+            if len(claims) > 1 and (records := _stacked(w, claims, weights)):
+                for one, record in zip(claims, records, strict=True):
+                    _publish(w, one, record)
+            else:
+                for one in claims:
+                    _judge(w, one, weights)
     return moved
 
 
-def _judge(
-    w: Worker,
-    trial: str,
-    c: Mapping[str, Any],
-    params: Mapping[str, Tensor],
-    weights: str,
-    claim: Any,
-) -> None:
-    name = w.work["trials"][trial]["name"]
-    about = {"trial": trial, "name": name, "condition": c["key"]}
+class _Claimed(NamedTuple):
+    """An evaluation that this worker holds."""
+
+    trial: str
+    condition: Mapping[str, Any]
+    claim: Any
+
+
+class _Weights:
+    """Parameters of the finished trials of a pack, read once."""
+
+    def __init__(self, w: Worker) -> None:
+        self._w, self._held = w, {}  # type: ignore[var-annotated]
+
+    def of(self, trials: Sequence[str]) -> dict[str, Tensor]:
+        """Parameters [E, …]."""
+        for trial in trials:
+            if trial not in self._held:
+                self._held[trial] = loaded(self.path(trial), self._w.settings.device)
+        each = [self._held[trial] for trial in trials]
+        return each[0] if len(each) == 1 else {k: torch.cat([p[k] for p in each]) for k in each[0]}
+
+    def path(self, trial: str) -> Path:
+        result = self._w.store.result(trial)
+        assert result is not None
+        return result.weights
+
+
+def _groups(w: Worker, trials: Sequence[str]) -> list[list[tuple[str, Mapping[str, Any]]]]:
+    """(trial, condition) of what is missing; together what one program can evaluate.  Trials of a
+    pack have one shape, so their conditions of one key have, where their tasks are the same."""
+    groups: dict[str, list[tuple[str, Mapping[str, Any]]]] = {}
+    for trial in trials:
+        if w.store.result(trial) is None or w.lost(trial):
+            continue  # the launcher says what was lost
+        for c in missing(w, trial):
+            what: list[Any] = [trial, c["id"]]  # alone
+            if not (c.get("refused") or c.get("probe") or w.ranks.world > 1):
+                what = [c["key"], c["spec"]["task"], c["split"], c["examples"], list(c["by"])]
+            groups.setdefault(canonical(what), []).append((trial, c))
+    return list(groups.values())
+
+
+def _stacked(
+    w: Worker, claims: Sequence[_Claimed], weights: _Weights
+) -> list[dict[str, Any]] | None:
+    """Records of several trials under one condition; None where they are better judged one by one,
+    which says whose error it is."""
+    settings = [setting(one.condition) for one in claims]
+    seeds = [int(w.store.spec(one.trial)["seed"]) for one in claims]
     try:
-        try:
-            if c.get("refused"):
-                raise Refused(c["refused"])
-            s, seed = setting(c), int(w.store.spec(trial)["seed"])
-            with w.ranks.job("evaluate", {"condition": c, "seed": seed, "weights": weights}):
-                (record,) = evaluate(
-                    params, [s.spec], [seed], s, w.data, w.settings, w.opened, w.ranks
-                )
-        except (Refused, SpecError) as error:
-            record = {"status": "refused", "reason": str(error), "condition": c["id"]}
-        except (Exception, SystemExit) as error:
-            reason = " ".join(f"{type(error).__name__}: {error}".split())[:500]
-            w.write(partial(claim.fail, reason))
-            w.say(event="failed", **about, reason=reason)
-            return
-        w.write(partial(claim.publish, {**record, "key": c["key"]}))
-        w.say(event="evaluated", **about)
+        params = weights.of([one.trial for one in claims])
+        return evaluate(
+            params, [s.spec for s in settings], seeds, settings[0], w.data, w.settings, w.opened
+        )
+    except (Exception, SystemExit):
+        return None
+
+
+def _judge(w: Worker, one: _Claimed, weights: _Weights) -> None:
+    trial, c, claim = one
+    try:
+        if c.get("refused"):
+            raise Refused(c["refused"])
+        s, seed, path = setting(c), int(w.store.spec(trial)["seed"]), str(weights.path(trial))
+        with w.ranks.job("evaluate", {"condition": c, "seed": seed, "weights": path}):
+            params = weights.of([trial])
+            (record,) = evaluate(params, [s.spec], [seed], s, w.data, w.settings, w.opened, w.ranks)
+    except (Refused, SpecError) as error:
+        record = {"status": "refused", "reason": str(error)}
+    except (Exception, SystemExit) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:500]
+        _told(w, one, partial(claim.fail, reason), "failed", reason=reason)
+        return
+    _publish(w, one, record)
+
+
+def _publish(w: Worker, one: _Claimed, record: Mapping[str, Any]) -> None:
+    c = one.condition
+    own = {**record, "condition": c["id"], "key": c["key"]}
+    _told(w, one, partial(one.claim.publish, own), "evaluated")
+
+
+def _told(w: Worker, one: _Claimed, write: Callable[[], Any], event: str, **more: Any) -> None:
+    """Write what came out, and say so."""
+    about = {"trial": one.trial, "name": w.work["trials"][one.trial]["name"]}
+    try:
+        w.write(write)
+        w.say(event=event, **about, condition=one.condition["key"], **more)
     except Fenced as error:  # another worker took it over: its record counts
-        w.say(event="fenced", trial=trial, name=name, reason=str(error))
+        w.say(event="fenced", **about, reason=str(error))

@@ -215,12 +215,17 @@ class Worker(Resident):
         if free:
             self._mark(WORKING)
             moved = train(self, free)
-        for unit in pack:
-            if unit in self.settled or self.work["trials"][unit]["until"] is not None:
-                continue
-            if self.store.result(unit) is not None and (wanted := missing(self, unit)):
-                self._mark(WORKING)
-                moved |= judge(self, unit, wanted)
+        finished = [
+            unit
+            for unit in pack
+            if unit not in self.settled
+            and self.work["trials"][unit]["until"] is None
+            and self.store.result(unit) is not None
+            and missing(self, unit)
+        ]
+        if finished:
+            self._mark(WORKING)
+            moved |= judge(self, finished)
         return moved
 
     def _sorted(self, pack: Sequence[str]) -> tuple[list[str], bool]:
