@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import sys
+import textwrap
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
@@ -440,15 +442,23 @@ def _part(o: Namespace) -> int:
         k: f"{m.unit} ({m.better} is better)" for k, m in getattr(cls, "metrics", {}).items()
     }
     if o.json:
-        emit({"part": o.part, "text": cls.__doc__, "fields": fields, "metrics": metrics})
+        emit({"part": o.part, "text": _text(cls), "fields": fields, "metrics": metrics})
         return OK
-    print(f"{o.part}\n\n    {(cls.__doc__ or '').strip()}\n")
+    print(f"{o.part}\n\n{textwrap.indent(_text(cls), '    ')}\n")
     for f, about in fields.items():
         given = "must be given" if about["default"] == "required" else f"= {about['default']!r}"
         print(f"  {f} {given}")
     for k, text in metrics.items():
         print(f"  metric {k}: {text}")
     return OK
+
+
+def _text(cls: type) -> str:
+    """What a part says of itself, and of the fields that it shares with others of its folder."""
+    shared = [c for c in cls.__mro__[1:] if c.__module__.rpartition(".")[2].startswith("_")]
+    texts = [inspect.cleandoc(c.__doc__ or "") for c in (cls, *shared)]
+    own, *more = texts
+    return "\n".join([own, *(t[t.index("Attributes:") + 12 :] for t in more if "Attributes:" in t)])
 
 
 def _spaced(n: int) -> str:
