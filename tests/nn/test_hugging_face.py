@@ -121,7 +121,9 @@ def test_twenty_training_steps(case):
         norm = torch.stack([t.norm() for t in grads.values()]).norm()
         grads = {k: t * (1 / (norm + 1e-6)).clamp(max=1.0) for k, t in grads.items()}
         with torch.no_grad():
-            part.update({"lr": lr, "weight_decay": wd}, p, grads, state, step, core.declared)
+            v = {"lr": lr, "weight_decay": wd}
+            v |= {k: torch.full_like(lr, x) for k, x in part.numbers(step).items()}
+            part.update(v, p, grads, state, step, core.declared)
         gaps.append(abs(ours.item() - loss.item()))
         losses.append(ours.item())
     assert losses[-1] < losses[0] - 0.5
