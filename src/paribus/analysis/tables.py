@@ -376,7 +376,7 @@ def wide(study: Node, records: Iterable[Row]) -> list[dict[str, Any]]:
     for row in records:
         where = (row["trial"], row["evaluation"], row.get("slice"), *(row.get(a) for a in axes))
         one = grouped.setdefault(where, dict.fromkeys(study["metrics"]))
-        drop = ("metric", "value", "n", "unit")
+        drop = ("metric", "value", "n", "unit", "best", "best_step")
         one |= {k: v for k, v in row.items() if k not in drop}
         if row.get("metric"):
             one[row["metric"]] = row["value"]
