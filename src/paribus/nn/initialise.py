@@ -21,19 +21,26 @@ from paribus.spec import InitScheme, Model
 
 
 def initialise(
-    model: Model, init: InitScheme, seeds: Sequence[int], dtype: torch.dtype = torch.float32
+    model: Model,
+    init: InitScheme | Sequence[InitScheme],
+    seeds: Sequence[int],
+    dtype: torch.dtype = torch.float32,
 ) -> dict[str, Tensor]:
-    """Path -> tensor [E, …], one trial a seed."""
+    """Path -> tensor [E, …], one trial a seed; ``init``: of all trials, or one a trial."""
     dims = numbers(model).dims()
-    out = {}
-    for path, p in declare(model).items():
-        how = rule(p, init, dims, path)
-        make = init.of(p.role).made if p.init is None else None
-        each = [draw(how, p.shape, seed, path) for seed in seeds]
+    schemes = [init] * len(seeds) if isinstance(init, InitScheme) else init
+
+    def one(path: str, p: P, scheme: InitScheme, seed: int) -> Tensor:
+        first = draw(rule(p, scheme, dims, path), p.shape, seed, path)
+        make = scheme.of(p.role).made if p.init is None else None
         if make is not None:
-            each = [torch.from_numpy(make(p, dims, t.numpy())).contiguous() for t in each]
-        out[path] = torch.stack([t.to(dtype) for t in each])
-    return out
+            first = torch.from_numpy(make(p, dims, first.numpy())).contiguous()
+        return first.to(dtype)
+
+    return {
+        path: torch.stack([one(path, p, *of) for of in zip(schemes, seeds, strict=True)])
+        for path, p in declare(model).items()
+    }
 
 
 def rule(p: P, init: InitScheme, dims: Dims, path: str = "") -> tuple[str, float, float]:

@@ -186,8 +186,12 @@ class Plan:
             for level in f.levels
             for path in level.patch
         }
+        own: dict[int, str] = {}  # of each variant: what its trials are not stacked by
         for i in self.items if items is None else items:
-            graph = i.trial.pack_key, *(p.spec.freeze for p in i.trial.variant.phases)
+            v = i.trial.variant
+            if v.index not in own:
+                own[v.index] = repr([(p.spec.freeze, dump(p.spec.init)) for p in v.phases])
+            graph = i.trial.pack_key, own[v.index]
             if graph in packs:
                 continue
             packs.add(graph)
