@@ -163,15 +163,56 @@ def test_groups_run_beside_each_other_on_gpus_of_their_own(
     assert not list(Path.cwd().glob("runs/*"))
 
 
-@pytest.mark.parametrize(
-    "name", ["qk-freeze", pytest.param("qk-freeze-factorial", marks=pytest.mark.full)]
-)
-def test_the_smallest_scale_runs_to_its_verdicts(name: str, capsys: Said) -> None:
-    assert main(["run", name, "--scale", "smoke", "--device", "cpu", "--stack", "8"]) == 0
+def test_the_smallest_scale_runs_to_its_verdicts_and_files(capsys: Said) -> None:
+    """(22), (25) and the logs: what the console shows is in a file, each training has a log of its
+    own, and results are made from records, not from logs."""
+    command = ["run", "qk-freeze", "--scale", "smoke", "--device", "cpu", "--stack", "8"]
+    assert main([*command, "--output", "experiments/analysis"]) == 0
+    said = capsys.readouterr()
+    for claim in (f"H{n}_{of}" for n in (1, 2, 3, 4) for of in ("plan", "code")):
+        assert f"\n{claim}: " in said.out
+
+    study = Path("runs/studies/qk-freeze@smoke")
+    log = (study / "run.log").read_text()
+    assert all(line in log for line in said.out.splitlines())
+    for line in said.err.splitlines():  # "[4/4]  12 s  gpt_base-lr0.001: done"
+        assert line.partition(" s  ")[2] in log
+    for group in GROUPS:
+        own = (study / "names" / f"{group}-lr0.001" / "attempts" / "1" / "log").read_text()
+        assert "step 4/4 loss" in own
+
+    folder = Path("experiments/analysis")
+    listed = ["comparison_table.txt", "hypothesis_validation.txt", "analysis_results.json",
+              "val_ppl_comparison.png", "parameter_distribution.png"]  # fmt: skip
+    assert all((folder / name).stat().st_size for name in listed)
+    found = json.loads((folder / "analysis_results.json").read_text())
+    for x in found["experiments"]:
+        assert {"trial", "status", "seconds", "parameters", "metrics", "step"} <= x.keys()
+        ppl = x["metrics"]["lm"]["ppl"]
+        assert ppl["best"] <= ppl["final"] and ppl["best_step"] in (2, 4)
+    frozen = {x["variant"]: x["parameters"]["frozen"] for x in found["experiments"]}
+    assert frozen["oelm_freeze-lr0.001"] == frozen["gaussian_freeze-lr0.001"] == 2 * 2 * 32 * 32
+
+    for path in [study / "run.log", *Path("runs/trials").glob("*/attempts/*/log")]:
+        path.unlink()
+    before = {name: (folder / name).read_bytes() for name in listed}
+    assert (
+        main(["report", "qk-freeze", "--scale", "smoke", "--output", "experiments/analysis"]) == 0
+    )
+    assert {name: (folder / name).read_bytes() for name in listed} == before
+    assert main([*command, "--output", "elsewhere"]) == 0  # nothing to train: only written
+    assert all((Path("elsewhere") / name).stat().st_size for name in listed)
+    (folder / "comparison_table.txt").write_text("mine")
+    capsys.readouterr()
+    assert main([*command, "--output", "experiments/analysis"]) == 2
+    assert "comparison_table.txt is there" in capsys.readouterr().err
+    assert (folder / "comparison_table.txt").read_text() == "mine"
+
+
+@pytest.mark.full
+def test_the_factorial_runs_to_its_verdicts(capsys: Said) -> None:
+    command = ["run", "qk-freeze-factorial", "--scale", "smoke", "--device", "cpu", "--stack", "8"]
+    assert main(command) == 0
     said = capsys.readouterr().out
-    for claim in (
-        [f"H{n}_{of}" for n in (1, 2, 3, 4) for of in ("plan", "code")]
-        if name == "qk-freeze"
-        else ["freezing", "orthogonality", "size", "heads", "stability"]
-    ):
+    for claim in ("freezing", "orthogonality", "size", "heads", "stability"):
         assert f"\n{claim}: " in said

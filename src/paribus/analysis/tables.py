@@ -341,6 +341,15 @@ def laid(t: Table, lines: Sequence[Sequence[str]], about: str, width: int = 100)
     return "\n".join(out)
 
 
+def aligned(lines: Sequence[Sequence[str]]) -> str:
+    """Lines of equally many cells under each other; the first column to the left."""
+    sizes = [max(map(_width, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(_pad(c, n, left=not k) for k, (c, n) in enumerate(zip(line, sizes, strict=True)))
+        for line in lines
+    )
+
+
 def _blocks(sizes: Sequence[int], room: int) -> list[list[int]]:
     blocks: list[list[int]] = [[]]
     for k, size in enumerate(sizes):
