@@ -75,6 +75,8 @@ def do_plan(o: Namespace) -> int:
     data["power"] = [o.data() for o in outlook]
     data["findings"] = told(audited(plan))
     data["notes"] = _notes(plan)
+    if device.startswith("cuda") and data["memory_free_bytes"] is None and basis:
+        data["notes"].append("no GPU is seen here: this is a plan for another machine")
     if getattr(o, "others", None):
         data["together"] = _together(o, plan)
     if o.json:

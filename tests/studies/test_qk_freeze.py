@@ -5,17 +5,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from paribus import parts
+from paribus import corpora, parts, schedules, tasks, tokenizers
+from paribus import spec as specs
 from paribus.cli import main
+from paribus.parts import dump
 from paribus.store import Store
 from paribus.study import source
 from paribus.study.plan import Plan
 from paribus.text import paths
+from paribus.text.data import Data
 
 STUDIES = ("qk-freeze", "qk-freeze-factorial")
 GROUPS = ["gpt_base", "oelm_no_freeze", "oelm_freeze"]
@@ -59,8 +63,44 @@ def test_the_recipe_of_the_document() -> None:
         assert bool(spec.freeze) == (t.variant.name == "oelm_freeze")
 
 
+def test_the_scripts_own_defaults_explain_the_unmatched_runs() -> None:
+    """(15) Rates that the log of the better baselines shows: warm-up 4000, 5e-4 → 0."""
+    script = schedules.cosine(warmup=4000, floor=0.0, reach=False)
+    lr = [5e-4 * script.factor(s, 100_000) for s in range(0, 100_000, 100)]
+    assert lr[0] == 5e-4 / 4000
+    assert lr[990] == pytest.approx(1.339e-7, rel=1e-3)
+    assert all(a > b for a, b in pairwise(lr[40:]))
+
+
+@pytest.mark.parametrize(("name", "scale"), [("qk-freeze", "paper"), ("qk-freeze", "small")])
+def test_what_a_worker_is_given_is_the_spec_itself(name: str, scale: str) -> None:
+    """(18) No command line in between: a trial's plain data reads back as its spec."""
+    for trial in source.load(name, scale=scale).study.trials():
+        spec = trial.variant.spec
+        text = json.dumps(dump(spec))
+        assert specs.load(json.loads(text)) == spec
+        assert json.dumps(dump(specs.load(json.loads(text)))) == text
+
+
+def test_windows_of_the_documents_files(tmp_path: Path) -> None:
+    """(16) Row i is ids [i T, i T + T], each the next one's target; (N − 1) mod T ids are lost."""
+    ids = np.random.default_rng(1).integers(0, 50_257, 5 * 64 + 1 + 17).astype("<u2")
+    ids.tofile("val.bin")
+    ids[::-1].tofile("train.bin")
+    paths.use_base(Path.cwd())
+    corpus = corpora.files(path="train.bin", test="val.bin")
+    task = tasks.lm(corpus=corpus, tokenizer=tokenizers.ids(), length=64, eval_tokens=10_000)
+    found = task.open(Data(tmp_path / "cache", "test"), "cpu")
+    assert (found.rows, found.size) == (5, 5)
+    rows = found.examples(0, 5)
+    for i in range(5):
+        x, y = (rows[k][i].numpy() for k in ("inputs", "targets"))
+        assert (x == ids[64 * i : 64 * i + 64]).all() and (x[1:] == y[:-1]).all()
+        assert y[-1] == ids[64 * i + 64]
+
+
 def test_the_documents_files_are_taken_where_they_are() -> None:
-    """(16) Windows of uint16 ids; without the files, Python's own text."""
+    """(16) Without the files, Python's own text."""
     folder = Path("data/tiny_stories")
     folder.mkdir(parents=True)
     ids = np.arange(60_000, dtype="<u2") % 50_257
@@ -121,6 +161,22 @@ def test_the_documents_own_table_is_refused(tmp_path: Path, capsys: Said) -> Non
     assert not list(tmp_path.glob("runs/trials/*"))
 
 
+def test_a_plan_needs_none_of_the_gpus(capsys: Said, monkeypatch: pytest.MonkeyPatch) -> None:
+    """(18) As the document's dry run: on any machine, with nothing written."""
+    from paribus.launch import gpus
+
+    monkeypatch.setattr(gpus, "gpus", list)
+    options = ["--scale", "paper", "--gpus", "0,1,2,3", "--gpus-per-trial", "2"]
+    assert main(["run", "qk-freeze", *options, "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert "where     worker 1 on cuda:0 + cuda:1: about " in said
+    assert "note: no GPU is seen here: this is a plan for another machine" in said
+    assert "this command would train 3: gpt_base, oelm_no_freeze, oelm_freeze" in said
+    assert main(["plan", "qk-freeze", "--scale", "paper", "--gpus", "auto:2"]) == 2
+    assert "give numbers, such as 0,1" in capsys.readouterr().err
+    assert not list(Path.cwd().iterdir())
+
+
 @pytest.mark.parametrize(
     ("only", "names"),
     [
@@ -160,6 +216,10 @@ def test_groups_run_beside_each_other_on_gpus_of_their_own(
     # The frozen group takes a little less.
     assert who[0]["seconds"] == pytest.approx(2 * who[1]["seconds"], rel=0.02)
     assert who[0]["seconds"] < 2 * who[1]["seconds"]
+    pair = ["--gpus", "0,1", "--gpus-per-trial", "2", "--json"]  # one after another, in order
+    assert main(["plan", "qk-freeze", "--scale", "paper", *pair]) == 0
+    (one,) = json.loads(capsys.readouterr().out)["workers"]
+    assert one["trials"] == GROUPS
     assert not list(Path.cwd().glob("runs/*"))
 
 
