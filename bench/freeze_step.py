@@ -3,7 +3,7 @@ measured in turns in one process, beside the ceiling that torch's FLOP counter g
 
     python bench/freeze_step.py --out FILE.json       the study's models at paper (alone) and small
                                                       (alone, and 15 stacked)
-    python bench/freeze_step.py --scales smoke --stacks 1,2 --rounds 6 --burst 2       to try it
+    python bench/freeze_step.py --device cpu --rounds 6 --burst 2                      to try it
 
 A: ordinary; B: orthogonal, trained; C: orthogonal, frozen.  B and C differ in freezing alone, A and
 B in first values alone, so B / A is the null: what it is away from 1 is the machine.  Each round
@@ -165,7 +165,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     p.add_argument("--device", default=pick_device())
-    p.add_argument("--scales", default="paper,small", help="of the study, joined by commas")
+    p.add_argument("--scales", help="of the study (default: paper,small; on the CPU smoke)")
     p.add_argument("--stacks", help=f"trials stacked (default: 1, and at small {STACKED} too)")
     p.add_argument("--rounds", type=int, default=40, help="of which each times every group")
     p.add_argument("--burst", type=int, default=10, help="steps that are timed as one")
@@ -175,7 +175,8 @@ def main() -> None:
     o = p.parse_args()
     apply(Settings(device=o.device))
     runs = []
-    for scale in o.scales.split(","):
+    scales = o.scales or ("paper,small" if o.device.startswith("cuda") else "smoke")
+    for scale in scales.split(","):
         usual = (1, STACKED) if scale == "small" else (1,)
         for stack in [int(k) for k in o.stacks.split(",")] if o.stacks else usual:
             runs.append(measured(scale, stack, o))

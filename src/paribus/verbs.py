@@ -417,10 +417,12 @@ def do_verdicts(o: Namespace) -> int:
 def do_report(o: Namespace) -> int:
     from paribus import api
 
-    ending = suffix(o.output, ("html", "md"))
+    folder = o.output and (Path(o.output).is_dir() or not Path(o.output).suffix)
+    if not folder:
+        suffix(o.output, ("html", "md"))
     _, plan = to_read(o)
     loaded = api.Loaded.of(plan)
-    if o.output and (not ending or Path(o.output).is_dir()):
+    if folder:
         for file in loaded.write_outputs(o.output, lang=o.lang):
             print(file)
         return OK
