@@ -346,6 +346,24 @@ class Loaded:
             self.store.write_derived(folder / "report" / name, content)
         return place
 
+    def check_outputs(self, folder: str | Path) -> None:
+        """SpecError where `write_outputs` would write over what it has not written itself."""
+        from paribus.analysis.report import outputs
+
+        outputs.check(Path(folder), self.study["instance"])
+
+    def write_outputs(self, folder: str | Path, *, lang: str = "en") -> list[Path]:
+        """Write tables, verdicts, all results as JSON and the figures as PNG into a folder of your
+        own; the files.  Those that it wrote there for this study are made anew, any other of these
+        names is an error."""
+        from paribus.analysis.report import outputs
+
+        made = outputs.files(self._told, self.table(), self.verdict_text(), lang)
+        outputs.check(Path(folder), self.study["instance"], made)
+        for name, content in made.items():
+            self.store.write_derived(Path(folder) / name, content)
+        return [Path(folder) / name for name in made]
+
     def _beside(self, lang: str, everything: bool, paper: bool) -> Iterator[tuple[str, bytes]]:
         """What lies beside the page: (path in report/, content) each."""
         from paribus.analysis.report import files
@@ -417,6 +435,7 @@ class Loaded:
             self.verdicts(),
             curves=records.curves(self.store, self.study),
             checks=records.checks(self.study, self.looks),
+            audits={n: e["parameters"] for n, e in self.ends.items() if e.get("parameters")},
             findings=self.findings(),
             imports=self.imports(),
             gaps=[str(g) for g in gaps.gaps(self.study, self.looks)],

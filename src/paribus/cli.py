@@ -90,6 +90,8 @@ def _run(p: argparse.ArgumentParser) -> None:
     how.add_argument("--checkpoint-every", type=float, default=30.0, metavar="SECONDS")
     how.add_argument("--checkpoint-steps", type=int, help=argparse.SUPPRESS)
     how.add_argument("--no-check", action="store_true", help="skip the preflight")
+    how.add_argument("--output", metavar="DIR",
+                     help="tables, verdicts and figures as plain files too, here")  # fmt: skip
     how.add_argument("--lang", choices=("en", "zh"), default="en",
                      help="what the report shows first")  # fmt: skip
 
@@ -177,7 +179,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--wide", action="store_true", help="one column a metric (the study's columns=)")
     verb("verdicts", "hypotheses: supported, refuted or inconclusive", _study, _json)
     p = verb("report", "write the report", _study)
-    p.add_argument("-o", "--output", help="a file (default: the study's folder)")
+    p.add_argument("-o", "--output", metavar="FILE|DIR",
+                   help="a .html or .md file, or a folder for tables, verdicts and figures as "
+                   "plain files (default: the study's folder)")  # fmt: skip
     p.add_argument("--paper", action="store_true", help="also PDF figures and LaTeX tables")
     p.add_argument("--lang", choices=("en", "zh"), default="en")
     p = verb("bundle", "pack a study for others: records, hypotheses, sources", _study)

@@ -236,7 +236,10 @@ def _enough_rows(items: list[Item], ranks: int) -> None:
 
 def _gpu_slots(plan: Plan, device: str, o: Namespace) -> tuple[list[local.Slot], int]:
     found = gpus.gpus()
-    if not found and not any(os.path.exists(p) for p in ("/dev/nvidia0", "/dev/nvidiactl")):
+    only_planned = o.verb == "plan" or getattr(o, "dry_run", False)  # perhaps of another machine
+    if not (found or only_planned) and not any(
+        os.path.exists(p) for p in ("/dev/nvidia0", "/dev/nvidiactl")
+    ):
         asked = f"--gpus {o.gpus}" if o.gpus else f"--device {o.device}"
         raise SpecError(
             f"{asked}: this machine shows no NVIDIA GPU (no nvidia-smi, no /dev/nvidia0)"

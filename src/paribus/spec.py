@@ -185,7 +185,7 @@ class Spec(Strict, frozen=True, kw_only=True):
     freeze: tuple[str, ...] = ()
     start: Start | None = None
 
-    stackable: ClassVar[frozenset[str]] = frozenset({"schedule", "freeze"})
+    stackable: ClassVar[frozenset[str]] = frozenset({"schedule", "freeze", "init"})
 
     def then(self, name: str, patch: Mapping[str, Any]) -> Phased:
         """Continue training in a further phase: ``patch`` maps paths of this spec to values;

@@ -18,6 +18,7 @@ from paribus.cli import FAILED, OK, STOPPED, WRONG, emit
 from paribus.comparing import audited, refuse_unfair, told
 from paribus.errors import ParibusError, SpecError, nearest
 from paribus.grid import size, span
+from paribus.launch.progress import kept
 from paribus.running import (
     confirm,
     detach,
@@ -76,6 +77,8 @@ def do_plan(o: Namespace) -> int:
     data["power"] = [o.data() for o in outlook]
     data["findings"] = told(audited(plan))
     data["notes"] = _notes(plan)
+    if device.startswith("cuda") and data["memory_free_bytes"] is None and basis:
+        data["notes"].append("no GPU is seen here: this is a plan for another machine")
     if getattr(o, "others", None):
         data["together"] = _together(o, plan)
     if o.json:
@@ -253,12 +256,18 @@ def do_run(o: Namespace) -> int:
     if o.dry_run:
         return _dry_run(o)
     found, plan = planned(o)
+    with kept(plan.store.study_dir(plan.study.instance) / "run.log"):
+        return _run(found, plan, o)
+
+
+def _run(found: source.Source, plan: Plan, o: Namespace) -> int:
     plan.refuse()
     refuse_unfair(plan)
     what = chosen(plan, o.only)
     todo = todo_of(plan, what, o)
     slots_of(plan, todo.items, o)  # a wrong option is said before anything is written
     limits_of(o)
+    _refuse_outputs(plan, o)
     print(f"{plan.study.instance} in {plan.store.home}", flush=True)
     if text := elsewhere(plan):
         print(f"note: {text}", file=sys.stderr, flush=True)
@@ -286,6 +295,7 @@ def _dry_run(o: Namespace) -> int:
     todo = todo_of(plan, chosen(plan, o.only), o)
     slots_of(plan, todo.items, o)
     limits_of(o)
+    _refuse_outputs(plan, o)
     code = do_plan(Namespace(**{**vars(o), "json": False}))
     train = [i.trial.name for i in todo.items if not i.done or i.trial.id in todo.anew]
     judge = [i.trial.name for i in todo.items if i.trial.name not in train]
@@ -299,6 +309,14 @@ def _dry_run(o: Namespace) -> int:
     return code
 
 
+def _refuse_outputs(plan: Plan, o: Namespace) -> None:
+    """Say beforehand that --output would write over something."""
+    from paribus import api
+
+    if o.output:
+        api.Loaded.of(plan).check_outputs(o.output)
+
+
 def _conclude(plan: Plan, items: list[Item], o: Namespace) -> int:
     """Table, verdicts and report; the exit code that the trials earn."""
     from paribus import api
@@ -310,6 +328,12 @@ def _conclude(plan: Plan, items: list[Item], o: Namespace) -> int:
         print(f"\nreport: {loaded.write_report(lang=o.lang)}")
     except SpecError as error:  # meanwhile another run registered the study with other text
         print(f"\nno report: {error}", file=sys.stderr)
+    if o.output:
+        try:
+            print(*(f"output: {file}" for file in loaded.write_outputs(o.output, lang=o.lang)),
+                  sep="\n")  # fmt: skip
+        except SpecError as error:
+            print(f"no output: {error}", file=sys.stderr)
     mine = {i.trial.id for i in items}
     now = [i for i in plan.items if i.trial.id in mine]
     bad = [i for i in now if i.state.state in ("failed", "out of memory", "refused")]
@@ -395,9 +419,15 @@ def do_verdicts(o: Namespace) -> int:
 def do_report(o: Namespace) -> int:
     from paribus import api
 
-    suffix(o.output, ("html", "md"))
+    folder = o.output and (Path(o.output).is_dir() or not Path(o.output).suffix)
+    if not folder:
+        suffix(o.output, ("html", "md"))
     _, plan = to_read(o)
     loaded = api.Loaded.of(plan)
+    if folder:
+        for file in loaded.write_outputs(o.output, lang=o.lang):
+            print(file)
+        return OK
     path = loaded.write_report(o.output, lang=o.lang, always=True, everything=not o.output,
                                paper=o.paper)  # fmt: skip
     print(path)

@@ -184,6 +184,21 @@ def test_a_stack_of_frozen_and_free_trials_gives_the_bits_of_each_alone(how: str
         assert a.state_bytes(e, trainer.state) == b.state_bytes(0, single.state)
 
 
+def test_arms_that_begin_apart_are_stacked_to_the_bits_of_each_alone() -> None:
+    """Orthogonal, Gaussian and ordinary first values, frozen and free, in one stack."""
+
+    def arms() -> list[Member]:
+        gaussian = {"init.qk": init.normal(std=0.2), "freeze": QK}
+        return [arm("A"), arm("B"), arm("C"), arm("A", **gaussian), arm("B", seed=2)]
+
+    stacked = arms()
+    assert len({pack_key(m.phases[0].spec) for m in stacked}) == 1
+    tiny.train(stacked)
+    for m, alone in zip(stacked, arms(), strict=True):
+        tiny.train([alone])
+        assert tiny.equal(m, alone)
+
+
 def test_what_all_members_freeze_costs_no_gradient() -> None:
     both = [tiny.member(1, freeze=QK), tiny.member(2, freeze=("*.attn.*",))]
     trainer = Trainer(both, tiny.Settings(), tiny.Data(tiny.Path("unused")))

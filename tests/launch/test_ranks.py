@@ -111,6 +111,10 @@ def test_the_plan_says_who_trains_what_and_for_how_long(study: Path) -> None:
     for who in (one, two):
         assert sorted(n for s in who for n in s.names) == sorted(i.trial.name for i in plan.items)
     assert max(s.seconds for s in two) < max(s.seconds for s in one)
+    # What no product explains is a stack's, not each trial's.
+    seeds = Plan(plan.study.with_(seeds=2), plan.store)
+    pairs, alone = (shares(seeds, seeds.left(), [("cuda:0",)], k)[0].seconds for k in (2, 1))
+    assert alone / 2 < pairs < 0.6 * alone
     options = ("--device", "cpu", "--workers", "2", "--ranks-per-trial", "2")
     said = paribus("plan", str(study), "--home", str(study.parent / "runs"), *options).stdout
     assert "2 worker(s), cpu + cpu" in said

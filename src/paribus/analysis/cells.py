@@ -124,15 +124,18 @@ class Results:
         """Every cell that a measure may read, of one seed."""
         out: dict[tuple[Any, ...], Cell] = {}
         for key in dict.fromkeys(
-            (leaf["metric"], leaf["slice"], leaf["evaluation"]) for leaf in leaves(measure)
+            (leaf["metric"], leaf["slice"], leaf["evaluation"], leaf.get("best", False))
+            for leaf in leaves(measure)
         ):
             memo = (repr(key), seed)
             if memo not in self._cells:
                 self._cells[memo] = list(self._of(*key, seed))
-            out |= {(c.metric, *c.tags.items()): c for c in self._cells[memo]}
+            out |= {(c.metric, c.best, *c.tags.items()): c for c in self._cells[memo]}
         return list(out.values())
 
-    def _of(self, metric: str, slice: str, evaluation: str | None, seed: int) -> Iterable[Cell]:
+    def _of(
+        self, metric: str, slice: str, evaluation: str | None, best: bool, seed: int
+    ) -> Iterable[Cell]:
         study = self.study
         blank = {**{f["name"]: None for f in study["factors"]}, "evaluation": None, "slice": slice}
         tuned = {f["name"]: None for f in study["factors"] if f.get("tuned")}
@@ -152,22 +155,33 @@ class Results:
                 if condition.get("key") not in trial.get("cells", [condition.get("key")]):
                     continue
                 here = {**tags, **condition["levels"], "evaluation": condition["evaluation"]}
-                cell = Cell(metric, here, self.value(trial, metric, slice, condition))
+                value = self.value(trial, metric, slice, condition, best=best)
+                cell = Cell(metric, here, value, best)
                 self.origin[id(cell)] = trial, condition
                 yield cell
 
     def value(
-        self, trial: Node, metric: str, slice: str, condition: Node, chosen: bool = True
+        self,
+        trial: Node,
+        metric: str,
+        slice: str,
+        condition: Node,
+        chosen: bool = True,
+        best: bool = False,
     ) -> float | Missing:
         """The number of a trial at a condition, or why there is none; ``chosen``: under tuned
-        factors, only where the choice is made."""
+        factors, only where the choice is made; ``best``: of its evaluations during training."""
         label = condition_label(condition)
         gone = self.chosen.get(trial["variant"]) if chosen else None
         if gone is None:
             row = self.row(trial["name"], metric, condition, slice)
             if row is not None and math.isfinite(row["value"]):
-                return float(row["value"])
-            if row is not None:
+                if not best:
+                    return float(row["value"])
+                if (value := row.get("best")) is not None:
+                    return float(value)
+                gone = Lost(trial["name"], label, "missing", f"no {metric} during training")
+            elif row is not None:
                 gone = Lost(trial["name"], label, "not a number", str(row["value"]))
             else:
                 gone = self.lost(trial["name"], condition)
@@ -226,7 +240,7 @@ class Results:
                 value = self.baselines(*self.origin[id(cell)]).get(name, {}).get(cell.metric)
             gone = Lost("", str(cell.tags["evaluation"]), "missing", f"no baseline {name}")
             new = Missing(frozenset([gone])) if value is None else float(value)
-            out.append(Cell(cell.metric, cell.tags, new))
+            out.append(Cell(cell.metric, cell.tags, new, cell.best))
         return out
 
     def baselines(self, trial: Node, condition: Node) -> Mapping[str, Mapping[str, float]]:

@@ -323,7 +323,7 @@ def _items_error(
 def _term(results: Results, cell: Cell) -> Any:
     """(derivative by the ratio of the items' sums, sums, counts, groups) of a cell."""
     assert results.items is not None
-    if id(cell) not in results.origin or cell.tags["slice"]:
+    if id(cell) not in results.origin or cell.tags["slice"] or cell.best:
         return None
     trial, condition = results.origin[id(cell)]
     info = results.study["metrics"][cell.metric]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from paribus.study.measures import CURVES, OPERATORS, Cell, Node, number, reduce, select
+from paribus.study.measures import CURVES, OPERATORS, Cell, Node, found, number, reduce, select
 
 Weights = dict[int, float]  # id of a cell -> derivative of the measure
 
@@ -21,9 +21,8 @@ def gradient(node: Any, cells: Sequence[Cell], study: Node) -> Weights:
         return {}
     op = node["op"]
     if op == "metric":
-        found = [c for c in cells if (c.metric, c.tags["slice"]) == (node["metric"], node["slice"])]
-        found = [c for c in found if node["evaluation"] in (None, c.tags["evaluation"])]
-        return {id(found[0]): 1.0} if found else {}
+        mine = found(node, cells)
+        return {id(mine[0]): 1.0} if mine else {}
     if op == "prefer":
         return gradient(node["of"], cells, study)
     if op == "at":
@@ -65,8 +64,8 @@ def _shares(
 
 
 def _value(node: Any, cells: Sequence[Cell], study: Node) -> float:
-    found = reduce(node, cells, study)
-    return float(found) if isinstance(found, int | float) else 0.0
+    value = reduce(node, cells, study)
+    return float(value) if isinstance(value, int | float) else 0.0
 
 
 def _sum(terms: Sequence[tuple[float, Mapping[int, float]]]) -> Weights:

@@ -1,5 +1,8 @@
 """Records: one row for each trial × condition × metric × slice, read from the store.
 
+Where a condition is evaluated during training as well, a row has the best of these values and the
+last (``best``) and its step (``best_step``).
+
 Nothing in a row depends on how often a trial was interrupted, but for `seconds`; how many trials
 were stacked does (after a crash they may stand at different steps), so that is in the records
 alone.
@@ -7,6 +10,7 @@ alone.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -104,16 +108,29 @@ def _rows(study: dict[str, Any], seen: Mapping[str, Look]) -> Iterator[dict[str,
             here |= {"list": told["list"]} if "list" in told else {}
             for name, slices in _metrics(record):
                 for metric, value in slices.items():
-                    unit = study["metrics"].get(metric, {}).get("unit", "")
+                    info = study["metrics"].get(metric, {})
+                    looked = c.get("every") and not name
+                    last = (value["value"], end.get("step"))
                     yield {
                         **here,
                         "slice": name,
                         "metric": metric,
                         "value": value["value"],
                         "n": value["count"],
-                        "unit": unit,
+                        "unit": info.get("unit", ""),
+                        **(_best(end, f"{key} {metric}", info, last) if looked else {}),
                         **tail,
                     }
+
+
+def _best(end: dict[str, Any], key: str, info: dict[str, Any], last: Any) -> dict[str, Any]:
+    """The best value of the evaluations during training and of the last one, and its step; the
+    first of several."""
+    seen = [(row[key], row["step"]) for row in end.get("checks") or () if key in row]
+    known = [(v, step) for v, step in (*seen, last) if v is not None and math.isfinite(v)]
+    sign = -1 if info.get("better") == "higher" else 1
+    value, step = min(known, key=lambda p: sign * p[0], default=(None, None))
+    return {"best": value, "best_step": step}
 
 
 def _metrics(record: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -341,6 +341,15 @@ def laid(t: Table, lines: Sequence[Sequence[str]], about: str, width: int = 100)
     return "\n".join(out)
 
 
+def aligned(lines: Sequence[Sequence[str]]) -> str:
+    """Lines of equally many cells under each other; the first column to the left."""
+    sizes = [max(map(_width, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(_pad(c, n, left=not k) for k, (c, n) in enumerate(zip(line, sizes, strict=True)))
+        for line in lines
+    )
+
+
 def _blocks(sizes: Sequence[int], room: int) -> list[list[int]]:
     blocks: list[list[int]] = [[]]
     for k, size in enumerate(sizes):
@@ -376,7 +385,7 @@ def wide(study: Node, records: Iterable[Row]) -> list[dict[str, Any]]:
     for row in records:
         where = (row["trial"], row["evaluation"], row.get("slice"), *(row.get(a) for a in axes))
         one = grouped.setdefault(where, dict.fromkeys(study["metrics"]))
-        drop = ("metric", "value", "n", "unit")
+        drop = ("metric", "value", "n", "unit", "best", "best_step")
         one |= {k: v for k, v in row.items() if k not in drop}
         if row.get("metric"):
             one[row["metric"]] = row["value"]

@@ -222,6 +222,7 @@ class _Check:
             return (r["trial"], r["evaluation"], *(r.get(a) for a in axes), r["slice"], r["metric"])
 
         ours, theirs = ({key(r): r for r in found} for found in (rows, said))
+        columns = {name for r in said for name in r}  # an older version had fewer
         for k in ours.keys() | theirs.keys():
             where = f"rows.jsonl: {' '.join(str(x) for x in k if x not in (None, ''))}"
             if k not in theirs:
@@ -232,7 +233,7 @@ class _Check:
                 self.report.differences += [
                     f"{where}: {name} is {theirs[k].get(name)!r}, the records say {value!r}"
                     for name, value in ours[k].items()
-                    if not _same(value, theirs[k].get(name))
+                    if name in columns and not _same(value, theirs[k].get(name))
                 ]
 
     def _verdicts(self, rows: Sequence[Mapping[str, Any]]) -> None:

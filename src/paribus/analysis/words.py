@@ -57,7 +57,8 @@ def measure(node: Any, lang: str = "en") -> str:
     op = node["op"]
     if op == "metric":
         extra = [node[k] for k in ("evaluation", "slice") if node[k]]
-        return f"{node['metric']} ({', '.join(extra)})" if extra else str(node["metric"])
+        said = f"{node['metric']} ({', '.join(extra)})" if extra else str(node["metric"])
+        return say("best_step", lang, of=said) if node.get("best") else said
     if op in "+-*/":
         a, b = (measure(n, lang) for n in node["args"])
         return f"[{a}] {op.replace('-', '−').replace('*', '×')} [{b}]"

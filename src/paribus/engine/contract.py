@@ -330,7 +330,7 @@ def _schema(part: Any, bench: Bench) -> str:
     if wrong := cls.stackable - set(cls.__struct_fields__):
         raise Broken(f"stackable names {sorted(wrong)[0]!r}, which is no field of it")
     if cls.stackable and cls.kind in ("masks", "init"):
-        raise Broken(f"{cls.kind} do not vary inside a stack; leave stackable empty")
+        raise Broken(f"fields of {cls.kind} mark nothing as stackable; leave it empty")
     return "written and read back it is the same"
 
 

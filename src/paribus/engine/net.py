@@ -72,7 +72,7 @@ class Net:
     def initial(self, seeds: Sequence[int]) -> dict[str, Tensor]:
         """Parameters [E, …], each drawn by (seed, path)."""
         dtype = torch.float64 if self.compute == torch.float64 else torch.float32
-        p = initialise(self.specs[0].model, self.specs[0].init, list(seeds), dtype)  # type: ignore[arg-type]
+        p = initialise(self.specs[0].model, [s.init for s in self.specs], seeds, dtype)  # type: ignore[arg-type]
         return {k: t.to(self.device) for k, t in p.items()}
 
     def prepare(

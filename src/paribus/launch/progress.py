@@ -8,8 +8,8 @@ import shutil
 import socket
 import sys
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ class Progress:
 
     def __init__(self, total_steps: Mapping[str, int], log: Path | None, out: Any = None) -> None:
         self.out = out or sys.stderr
+        self.out = getattr(self.out, "shown", self.out)  # what it logs is written here
         self.live = self.out.isatty()
         self.log = log
         if _same_file(self.out, log):  # detached: its terminal is run.log
@@ -117,6 +118,49 @@ class Progress:
             with suppress(OSError, ValueError):
                 self.out.write("\r\x1b[K")
                 self.out.flush()
+
+
+class _Echo:
+    """A stream whose lines are also appended to a log, once its folder is there.
+
+    Attributes:
+        shown: the stream itself.
+    """
+
+    def __init__(self, shown: Any, log: Path) -> None:
+        self.shown, self.log = shown, log
+        self._held = ""
+
+    def write(self, text: str) -> int:
+        self._held += text
+        if self._held.endswith("\n"):
+            self.keep()
+        return int(self.shown.write(text))
+
+    def keep(self) -> None:
+        """Append what was said so far; a disk that refuses stops nothing."""
+        if self._held and self.log.parent.is_dir():
+            with suppress(OSError), open(self.log, "a", encoding="utf-8") as file:
+                file.write(self._held)
+            self._held = ""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.shown, name)
+
+
+@contextmanager
+def kept(log: Path) -> Iterator[None]:
+    """Whatever is printed goes into the log too, where its folder comes to be."""
+    before = sys.stdout, sys.stderr
+    mine = [s if _same_file(s, log) else _Echo(s, log) for s in before]
+    sys.stdout, sys.stderr = mine
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = before
+        for echo in mine:
+            if isinstance(echo, _Echo):
+                echo.keep()
 
 
 def _same_file(out: Any, log: Path | None) -> bool:

@@ -4,15 +4,20 @@ V vocabulary, D width, L layers, T tokens a row, H heads, G key heads, d head si
 
 A multiplication and its addition are two operations.  Products of matrices alone are counted, with
 attention over the keys that the mask lets a query read on average ((T + 1) / 2 under a causal one);
-norms, softmax, biases and the optimizer are left out.  A backward pass costs two forward passes.
+norms, softmax, biases and the optimizer are left out.  A backward pass costs two products for each
+of the forward pass: the gradient of the weight, and that of what enters.  Frozen weights have no
+first one, and where nothing below is trained there is no second one.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from math import prod
 from typing import TypedDict
 
+from paribus.contracts import P
 from paribus.nn.declare import declare, group, numbers
+from paribus.nn.freeze import is_frozen
 from paribus.spec import Model
 
 LOOKED_UP = {"embedding", "position", "gain", "bias"}  # roles that multiply nothing
@@ -35,9 +40,82 @@ def forward(model: Model, length: int) -> dict[str, float]:
     return {**out, "total": sum(out.values())}
 
 
-def training(model: Model, length: int) -> float:
-    """Operations per token of a training step."""
-    return 3.0 * forward(model, length)["total"]
+def training(model: Model, length: int, freeze: Sequence[str] = ()) -> float:
+    """Operations per token of a training step.
+
+    Args:
+        length: tokens of a row.
+        freeze: patterns of the paths that are not trained.
+    """
+    return forward(model, length)["total"] + backward(model, length, freeze)
+
+
+def backward(model: Model, length: int, freeze: Sequence[str] = ()) -> float:
+    """Operations per token of a backward pass over rows of ``length`` of a model alone.  In a stack
+    that freezes different things, weights that any of its trials trains have their gradients."""
+    model = numbers(model)
+    assert model.mask is not None
+    declared = declare(model)
+    walk = _Backward(declared, {k for k in declared if not is_frozen(k, freeze)})
+    d, position = model.dims(), model.position
+    half = 2.0 * d.heads * d.head_dim * model.mask.mean_keys(length)  # one of q·k and p·v
+    rotated = position is not None and position.rotate is not None
+    biased = position is not None and position.bias is not None
+
+    walk.product("read_in.weight", False)
+    # Whether the residual stream needs a gradient: something below it is trained.
+    need = walk.any("embed", "read_in")
+    if position is not None and position.embed is not None:
+        need |= walk.any("position")
+    for i in range(d.layers):
+        block = f"blocks.{i}"
+        attn, own = f"{block}.attn", ("position", f"{block}.position")
+        given = need or walk.any(f"{block}.norm1")
+        q, k, v = (
+            given
+            or walk.any(f"{attn}.{w}", f"{attn}.{w}_bias", f"{attn}.{w}_norm")
+            or (w != "v" and rotated and walk.any(*own))
+            for w in "qkv"
+        )
+        for w in "qkv":
+            walk.product(f"{attn}.{w}", given)
+        scores = q or k or (biased and walk.any(*own))
+        walk.total += half * (q + k + v + scores)
+        walk.product(f"{attn}.o", scores or v)
+        need |= scores or v or walk.any(f"{attn}.o", f"{attn}.o_bias")
+        given = need or walk.any(f"{block}.norm2")
+        mlp = [path for path in declared if path.startswith(f"{block}.mlp.")]
+        last = f"{block}.mlp.down"
+        hidden = given or walk.any(*(path for path in mlp if not path.startswith(last)))
+        for path in mlp:
+            walk.product(path, hidden if path == last else given)
+        need |= hidden or walk.any(*mlp)
+    given = need or walk.any("final_norm")
+    tied = "head" not in declared and model.read_out == "lm"
+    walk.product("embed.tokens" if tied else "head", given, map_too=tied)
+    walk.product("read_out.weight", given)
+    return walk.total
+
+
+class _Backward:
+    """Operations per token so far; ``trained``: the paths that have gradients."""
+
+    def __init__(self, declared: dict[str, P], trained: Collection[str]) -> None:
+        self.declared, self.trained, self.total = declared, trained, 0.0
+
+    def any(self, *places: str) -> bool:
+        """Whether something at or under one of these paths is trained."""
+        return any(
+            path == at or path.startswith(f"{at}.") for path in self.trained for at in places
+        )
+
+    def product(self, path: str, given: bool, map_too: bool = False) -> None:
+        """The products of a matrix; ``given``: what enters it needs a gradient; ``map_too``: also
+        of a table that is looked up elsewhere."""
+        p = self.declared.get(path)
+        if p is None or len(p.shape) < 2 or (p.role in LOOKED_UP and not map_too):
+            return
+        self.total += 2.0 * prod(p.shape) * ((path in self.trained) + given)
 
 
 class Memory(TypedDict):
@@ -51,13 +129,21 @@ class Memory(TypedDict):
 
 
 def memory(
-    model: Model, *, trials: int, rows: int, length: int, precision: str = "fp32", states: int = 2
+    model: Model,
+    *,
+    trials: int,
+    rows: int,
+    length: int,
+    precision: str = "fp32",
+    states: int = 2,
+    freeze: Sequence[str] = (),
 ) -> Memory:
     """Bytes that a stack of ``trials`` needs for a step of ``rows`` rows a trial.
 
     Parameters, gradients and ``states`` tensors of optimizer state are fp32 (fp64 for "fp64"): m
-    bytes a number.  Activations that the backward pass needs are, per token, with c bytes a number
-    of the compute dtype, F hidden units, u maps into them (2 where the MLP is gated) and h = H · d:
+    bytes a number; what matches ``freeze`` has parameters alone.  Activations that the backward
+    pass needs are, per token, with c bytes a number of the compute dtype, F hidden units, u maps
+    into them (2 where the MLP is gated) and h = H · d:
 
         blocks  L · (m · 6 D     two norms: input, normalised, scaled
                      + c · 6 h   q, k, v, some of them twice, and the output
@@ -73,7 +159,9 @@ def memory(
     model = numbers(model)
     d = model.dims()
     m, c = (8 if precision == "fp64" else 4), BYTES[precision]
-    n = sum(prod(p.shape) for p in declare(model).values())
+    declared = declare(model)
+    n = sum(prod(p.shape) for p in declared.values())
+    trained = sum(prod(p.shape) for path, p in declared.items() if not is_frozen(path, freeze))
     h, F = d.heads * d.head_dim, model.mlp.hidden_size(d)
     into = sum(p.shape == (F, d.width) for p in model.mlp.params(d).values())
     position = model.position
@@ -87,8 +175,8 @@ def memory(
     activations += trials * n * c if c != m else 0
     return {
         "parameters": trials * n * m,
-        "gradients": trials * n * m,
-        "optimizer": trials * n * m * states,
+        "gradients": trials * trained * m,
+        "optimizer": trials * trained * m * states,
         "activations": activations,
-        "total": trials * n * m * (2 + states) + activations,
+        "total": trials * m * (n + trained * (1 + states)) + activations,
     }

@@ -25,21 +25,25 @@ MANY = 1 << 22  # numbers from which on threads are worth their start
 
 
 def initialise(
-    model: Model, init: InitScheme, seeds: Sequence[int], dtype: torch.dtype = torch.float32
+    model: Model,
+    init: InitScheme | Sequence[InitScheme],
+    seeds: Sequence[int],
+    dtype: torch.dtype = torch.float32,
 ) -> dict[str, Tensor]:
-    """Path -> tensor [E, …], one trial a seed."""
+    """Path -> tensor [E, …], one trial a seed; ``init``: of all trials, or one a trial."""
     dims = numbers(model).dims()
     declared = declare(model)
+    schemes = [init] * len(seeds) if isinstance(init, InitScheme) else init
 
-    def made(path: str, seed: int) -> Tensor:
+    def made(path: str, scheme: InitScheme, seed: int) -> Tensor:
         p = declared[path]
-        t = draw(rule(p, init, dims, path), p.shape, seed, path)
-        make = init.of(p.role).made if p.init is None else None
+        first = draw(rule(p, scheme, dims, path), p.shape, seed, path)
+        make = scheme.of(p.role).made if p.init is None else None
         if make is not None:
-            t = torch.from_numpy(make(p, dims, t.numpy())).contiguous()
-        return t.to(dtype)
+            first = torch.from_numpy(make(p, dims, first.numpy())).contiguous()
+        return first.to(dtype)
 
-    jobs = [(path, seed) for path in declared for seed in seeds]
+    jobs = [(path, *of) for path in declared for of in zip(schemes, seeds, strict=True)]
     if len(seeds) * sum(prod(p.shape) for p in declared.values()) < MANY:
         each = [made(*job) for job in jobs]
     else:  # streams know nothing of each other, and numpy lets other threads work

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from paribus import (
+    Eval,
     Spec,
     baseline,
     corpora,
@@ -81,11 +82,21 @@ def base(scale: str) -> Spec:
         schedule=schedules.cosine(
             warmup={"paper": 2000, "small": 100, "smoke": 2}[scale], floor=0.1, reach=False
         ),
-        rows={"paper": 16, "small": 32, "smoke": 4}[scale],
+        rows=4 if scale == "smoke" else 16,
         clip=1.0,  # the script takes this option and never clips
         precision="fp32" if scale == "smoke" else "bf16",
         steps={"paper": 100_000, "small": 3000, "smoke": 4}[scale],
     )
+
+
+def judged(scale: str) -> list[Eval]:
+    """On the text that judges: after training, and during it as often as the document looks."""
+    return [Eval("lm", every={"paper": 1000, "small": 300, "smoke": 2}[scale])]
+
+
+def chosen() -> Eval:
+    """On the text that learning rates are chosen on."""
+    return Eval("valid", split="validation")
 
 
 def learned(arm: Any) -> dict[str, Any]:

@@ -5,7 +5,7 @@ are trained at 3.3 times the learning rate, and what freezing gains may be that 
 which normed queries and keys give as well.  Here each is varied alone, every arm at its best rate.
 """
 
-from paribus import Eval, Factor, Study, better, init, no_worse, norms, same
+from paribus import Factor, Study, better, init, no_worse, norms, same
 from paribus.studies import _qk_freeze as shared
 
 SCALES = shared.SCALES
@@ -21,7 +21,7 @@ def study(scale: str) -> Study:
     first = Factor(
         "first",
         {
-            "std02": init.normal(std=0.02),
+            "std02": None,  # as every other matrix
             "gaussian": shared.matched(scale),
             "headwise": init.orthogonal(per="head"),
             "whole": init.orthogonal(),
@@ -39,7 +39,7 @@ def study(scale: str) -> Study:
     def partly(cell: object) -> bool:
         levels = cell.levels  # type: ignore[attr-defined]
         return levels["frozen"] in ("q", "k") and (
-            levels["first"] != "whole" or levels["norm"] != "none"
+            levels["first"] != "whole" or levels["norm"] != "none" or scale == "small"
         )
 
     def normed(cell: object) -> bool:
@@ -53,13 +53,17 @@ def study(scale: str) -> Study:
         base=shared.base(scale),
         factors=[first, freeze, norm, lr],
         seeds=1 if scale == "smoke" else 3,
-        evaluate=[Eval("lm"), Eval("valid", split="validation")],
+        evaluate=[*shared.judged(scale), shared.chosen()],
         baseline=first["std02"] & free & plain,
         primary="ppl",
         names="{first}-{frozen}-{norm}-lr{lr}",
         columns="first, frozen, norm, lr, loss, ppl",
         skip=[
-            ("queries or keys alone are frozen where they are orthogonal and not normed", partly),
+            (
+                "alone, queries or keys are frozen where they are orthogonal and not normed, "
+                "and not at small",
+                partly,
+            ),
             ("normed are the ordinary and the orthogonal first values", normed),
         ],
         hypotheses=dict(

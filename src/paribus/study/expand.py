@@ -174,7 +174,7 @@ def _budgeted(study: Study, spec: Spec) -> Spec:
             resolved = specs.resolve(specs.patch(spec, "steps", 1))
             if not isinstance(resolved.model, specs.Model):
                 raise SpecError("budget: the flops of an external model are not known")
-            per_step *= flops.training(resolved.model, length)
+            per_step *= flops.training(resolved.model, length, resolved.freeze)
         steps = amount / per_step
     out: Spec = specs.patch(spec, "steps", max(1, round(steps)))
     return out

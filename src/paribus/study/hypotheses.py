@@ -20,6 +20,7 @@ from paribus.study.measures import (
     Node,
     Value,
     examples,
+    judging,
     leaves,
     margin,
     metrics_of,
@@ -111,6 +112,17 @@ class Measure(Tree):
             return self.at(arm).mean(*several) if several else self.at(arm)
 
         return mean(a) - mean(b)
+
+    def best(self) -> Measure:
+        """The best of the evaluations during training (``Eval(…, every=steps)``) and the last one,
+        by the metric's direction: what early stopping would keep.  It looks at what judges, and
+        the oftener it looks, the better it gets: compare arms that look equally often."""
+        node = self.data()
+        if node["op"] != "metric" or node["slice"]:
+            raise SpecError(
+                ".best() is of a metric over all items: metric(…).best(), then the rest"
+            )
+        return Measure({**node, "best": True})
 
     def prefer(self, better: str) -> Measure:
         """Say which direction is better, "lower" or "higher", where the metric's is not meant."""
@@ -291,6 +303,8 @@ def _check(node: Node, study: Node, evaluation: str | None) -> None:
     for name in used:
         if name not in known:
             raise SpecError(f"no metric {name!r}; {nearest(name, known)}")
+    for leaf in (leaf for leaf in leaves(node["on"]) if leaf.get("best")):
+        _looked_at(leaf, known[leaf["metric"]], study)
     for arm in (node["arm"], node.get("than") or {}, node["where"]):
         _levels_exist(arm, study)
     _spend(node["on"], study)
@@ -333,6 +347,17 @@ def _check(node: Node, study: Node, evaluation: str | None) -> None:
         if other is not None:
             both = node["arm"].keys() & other.keys()
             _alike(both, mine, read(node, other, cells, study), study)
+
+
+def _looked_at(leaf: Node, info: Node, study: Node) -> None:
+    """Refuse the best of evaluations during training where there are none."""
+    given = info.get("evaluations") or ()
+    where = [leaf["evaluation"]] if leaf["evaluation"] else given
+    if any(not c.get("every") for c in judging(study, where)) or not given:
+        raise SpecError(
+            f"metric({leaf['metric']!r}).best(): it is evaluated at the end alone; give "
+            f"Eval({(where or ['…'])[0]!r}, every=steps)"
+        )
 
 
 def _differs(node: Any) -> bool:

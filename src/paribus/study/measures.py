@@ -33,17 +33,26 @@ Value = float | Missing
 
 @dataclass(frozen=True)
 class Cell:
-    """A value of one seed; tags of each factor (None: absent), "evaluation" and "slice"."""
+    """A value of one seed; tags of each factor (None: absent), "evaluation" and "slice"; ``best``:
+    that of the best of its evaluations during training, in place of the last step's."""
 
     metric: str
     tags: Mapping[str, str | None]
     value: Value
+    best: bool = False
 
 
 def select(cells: Sequence[Cell], levels: Mapping[str, Any], if_there: bool = False) -> list[Cell]:
     """The cells at these levels; ``if_there``: also those in which a factor does not exist."""
     want = [(f, {*tags, *([None] if if_there else [])}) for f, tags in levels.items()]
     return [c for c in cells if all(c.tags.get(f) in tags for f, tags in want)]
+
+
+def found(leaf: Node, cells: Sequence[Cell]) -> list[Cell]:
+    """The cells of a metric as a measure names it."""
+    wanted = (leaf["metric"], leaf["slice"], leaf.get("best", False))
+    mine = [c for c in cells if (c.metric, c.tags["slice"], c.best) == wanted]
+    return [c for c in mine if leaf["evaluation"] in (None, c.tags["evaluation"])]
 
 
 def reduce(node: Node | float, cells: Sequence[Cell], study: Node) -> Value | None:
@@ -53,15 +62,14 @@ def reduce(node: Node | float, cells: Sequence[Cell], study: Node) -> Value | No
         return node
     op = node["op"]
     if op == "metric":
-        found = [c for c in cells if (c.metric, c.tags["slice"]) == (node["metric"], node["slice"])]
-        found = [c for c in found if node["evaluation"] in (None, c.tags["evaluation"])]
-        if len(found) > 1:
-            free = [f for f in found[0].tags if len({c.tags[f] for c in found}) > 1]
+        mine = found(node, cells)
+        if len(mine) > 1:
+            free = [f for f in mine[0].tags if len({c.tags[f] for c in mine}) > 1]
             raise SpecError(
-                f"{len(found)} numbers per arm and seed: fix {' and '.join(free)} (by & or where=, "
+                f"{len(mine)} numbers per arm and seed: fix {' and '.join(free)} (by & or where=, "
                 f".at(…), metric(…, evaluation=)) or average, .mean({', '.join(free)})"
             )
-        return found[0].value if found else None
+        return mine[0].value if mine else None
     if op == "prefer":
         return reduce(node["of"], cells, study)
     if op == "at":
@@ -253,7 +261,8 @@ def planned(study: Node, measure: Node, evaluation: str | None = None) -> list[C
         for variant, condition in product(study["variants"], there):
             tags = {**blank, **variant["levels"], **tuned, **condition, "slice": leaf["slice"]}
             missing = Missing(frozenset([tuple(tags.items())]))
-            cells[repr((leaf["metric"], tags))] = Cell(leaf["metric"], tags, missing)
+            best = leaf.get("best", False)
+            cells[repr((leaf["metric"], best, tags))] = Cell(leaf["metric"], tags, missing, best)
     return list(cells.values())
 
 

@@ -184,8 +184,12 @@ class Plan:
             for level in f.levels
             for path in level.patch
         }
+        own: dict[int, str] = {}  # of each variant: what its trials are not stacked by
         for i in self.items if items is None else items:
-            graph = i.trial.pack_key, *(p.spec.freeze for p in i.trial.variant.phases)
+            v = i.trial.variant
+            if v.index not in own:
+                own[v.index] = repr([(p.spec.freeze, dump(p.spec.init)) for p in v.phases])
+            graph = i.trial.pack_key, own[v.index]
             if graph in packs:
                 continue
             packs.add(graph)
@@ -234,16 +238,23 @@ class Plan:
         return len(seen)
 
     def seconds(
-        self, item: Item, device: str, start: int = 0, until: int | None = None, world: int = 1
+        self,
+        item: Item,
+        device: str,
+        start: int = 0,
+        until: int | None = None,
+        world: int = 1,
+        stack: int = 1,
     ) -> tuple[float, str]:
-        """(seconds that steps ``start`` … ``until`` of the trial take alone on ``world`` devices,
-        basis)."""
+        """(seconds that steps ``start`` … ``until`` of the trial take on ``world`` devices, basis);
+        in a stack of so many trials its share of the stack's."""
         until = item.steps if until is None else until
         other = self._measured.get(item.trial.pack_key)
         if other is not None:
             told = other.state.end or {}
-            ranks = told.get("engine", {}).get("world", 1)
-            whole = float(told.get("seconds") or 0.0) * ranks / world
+            engine = told.get("engine", {})
+            whole = float(told.get("seconds") or 0.0) * engine.get("world", 1) / world
+            whole /= min(engine.get("stack", 1), stack)
             return whole * (until - start) / max(1, item.steps), "measured here"
         kind = device.partition(":")[0]
         total, first = 0.0, 0
@@ -254,7 +265,7 @@ class Plan:
             flops = 0.0
             if isinstance(s.model, Model) and steps:
                 flops = most_tokens(s) * steps / (end - first) * flops_per_token(s)
-            total += flops / (ASSUMED[kind] * world) + steps * OVERHEAD[kind]
+            total += flops / (ASSUMED[kind] * world) + steps * OVERHEAD[kind] / stack
             first = end
         return total, f"assumed {ASSUMED[kind]:.0e} FLOP/s"
 
@@ -274,17 +285,25 @@ class Plan:
 
     def disk(self) -> int:
         """Bytes that the trials to train will need: weights (as large as those of a finished trial
-        of the shape, else parameters in fp32), and checkpoints (parameters and two moments) of
-        trunks, of trials that keep theirs, and of as many as may run at once."""
+        of the shape, else parameters in fp32), and checkpoints (parameters, and two moments of what
+        is trained) of trunks, of trials that keep theirs, and of as many as may run at once."""
         sizes: dict[str, int] = {}
         for i in self.to_train():
             if (key := i.trial.pack_key) not in sizes:
                 sizes[key] = self._weights(key) or 4 * parameters(i.trial.variant.spec)
+
+        def state(trial: Trial) -> float:
+            spec = trial.variant.spec
+            return sizes[trial.pack_key] * (
+                1 + 2 * parameters_trained(spec) / (parameters(spec) or 1)
+            )
+
         each = [sizes[i.trial.pack_key] for i in self.to_train()]
-        trunks = [sizes[t.like.pack_key] for t, _ in self.training.trunks.values()
+        states = sorted(state(i.trial) for i in self.to_train())
+        trunks = [state(t.like) for t, _ in self.training.trunks.values()
                   if t.like.pack_key in sizes]  # fmt: skip
         kept = len(each) if "state" in self.study.keep else AT_WORK
-        return sum(each) + 3 * (sum(sorted(each)[-kept:]) + sum(trunks))
+        return round(sum(each) + sum(states[-kept:]) + sum(trunks))
 
     def _weights(self, pack_key: str) -> int:
         """Bytes of the weights of a finished trial of the shape; 0 where there is none."""
@@ -299,7 +318,8 @@ class Plan:
     def memory(self, world: int = 1) -> int:
         """Bytes that a step of the largest trial to train needs on each of its devices: as measured
         on a finished trial of the shape, else by formula; 0 where unknown."""
-        shapes = {i.trial.pack_key: i for i in self.to_train()}
+        shapes = {(i.trial.pack_key, *(p.spec.freeze for p in i.trial.variant.phases)): i
+                  for i in self.to_train()}  # fmt: skip
         return max((self._memory(i, world) for i in shapes.values()), default=0)
 
     def _memory(self, item: Item, world: int) -> int:
@@ -319,6 +339,7 @@ class Plan:
                     rows=-(-(p.spec.rows or 1) // world),
                     length=length,
                     precision=p.spec.precision,
+                    freeze=p.spec.freeze,
                 )
                 sizes.append(need["total"])
         return max(sizes)

@@ -58,7 +58,7 @@ def flops_per_token(spec: specs.Spec) -> float:
         return 0.0
     from paribus.nn import flops
 
-    return float(flops.training(spec.model, spec.task.io().length or 1))
+    return float(flops.training(spec.model, spec.task.io().length or 1, spec.freeze))
 
 
 def study_record(plan: Plan) -> dict[str, Any]:

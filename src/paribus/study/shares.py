@@ -5,7 +5,7 @@ Nobody assigns anything: workers take what is free, each from its own place in t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -51,7 +51,7 @@ def shares(
         stack: trials trained together at most.
     """
     packs = plan.packs(stack, items)
-    cost = _costs(plan, devices)
+    cost = _costs(plan, devices, {u: len(pack) for pack in packs for u in pack})
     names = {i.trial.id: i.trial.name for i in plan.items}
     out = [Share(n + 1, of) for n, of in enumerate(devices)]
     left = dict.fromkeys(range(len(packs)))
@@ -65,14 +65,17 @@ def shares(
     return out
 
 
-def _costs(plan: Plan, devices: Sequence[tuple[str, ...]]) -> dict[str, float]:
-    """Unit -> seconds that its training and its missing evaluations take."""
+def _costs(
+    plan: Plan, devices: Sequence[tuple[str, ...]], stacks: Mapping[str, int]
+) -> dict[str, float]:
+    """Unit -> seconds that its training and its missing evaluations take; ``stacks``: how many
+    units each is trained together with."""
     device, world = devices[0][0], len(devices[0])
     out: dict[str, float] = {}
     for unit, start, until in plan.training.spans:
         item = plan.unique[unit.like.id] if isinstance(unit, Trunk) else unit
         own = unit.id if isinstance(unit, Trunk) else unit.trial.id
-        out[own] = plan.seconds(item, device, start, until, world)[0]
+        out[own] = plan.seconds(item, device, start, until, world, stacks.get(own, 1))[0]
     for trial, item in plan.unique.items():
         missing = sum(not c.done for c in item.cells)
         out[trial] = out.get(trial, 0.0) + missing * SECONDS_AN_EVALUATION / world

@@ -15,6 +15,7 @@ from paribus.store import TrialState
 from paribus.study.trunks import Forest, Trunk
 
 if TYPE_CHECKING:
+    from paribus.study.expand import Trial
     from paribus.study.plan import Cell, Item, Plan
 
 WAITING = ("planned", "running", "interrupted", "blocked")  # states that training goes on from
@@ -139,26 +140,32 @@ def _needs(
 
 
 def packs(plan: Plan, wanted: Todo, stack: int, *, trunks: bool = True) -> list[list[str]]:
-    """Chunks of the sorted ids of each pack key: trunks first, then in the order in which their
-    first trials were declared.
+    """Chunks of the sorted ids of each pack key, of about one size, for which a graph is compiled:
+    trunks first, then in the order in which their first trials were declared.  Those that freeze
+    the same are neighbours: what all of a stack freeze costs no gradient.
 
     They are cut from all that is declared, and what is not wanted drops out then: so chunks do
     not depend on what is finished, and all who work on the study cut the same ones.
     """
-    keys: dict[str, list[str]] = {}
+    keys: dict[str, list[tuple[str, str]]] = {}
     alone: set[str] = set()
+
+    def add(key: str, unit: str, like: Trial) -> None:
+        freezes = repr([p.spec.freeze for p in like.variant.phases])
+        keys.setdefault(key, []).append((freezes, unit))
+
     for trunk in plan.forest.trunks if trunks else ():
-        keys.setdefault(pack_key(plan, trunk), []).append(trunk.id)
+        add(pack_key(plan, trunk), trunk.id, trunk.like)
     for item in plan.unique.values():
         key = pack_key(plan, item, trunks=trunks)
-        keys.setdefault(key, []).append(item.trial.id)
+        add(key, item.trial.id, item.trial)
         if not isinstance(item.trial.variant.spec.model, Model):
             alone.add(key)  # a user's own module is not stacked
     declared = {unit: n for n, unit in enumerate([*plan.trunks, *plan.unique])}
     chunks: list[list[str]] = []
-    for key, ids in keys.items():
-        size = 1 if key in alone else stack
-        ids = sorted(ids)
+    for key, found in keys.items():
+        ids = [unit for _, unit in sorted(found)]
+        size = 1 if key in alone else -(-len(ids) // -(-len(ids) // stack))
         chunks += [ids[i : i + size] for i in range(0, len(ids), size)]
     chunks.sort(key=lambda chunk: min(declared[u] for u in chunk))
     left = [[u for u in chunk if u in wanted.items or u in wanted.trunks] for chunk in chunks]

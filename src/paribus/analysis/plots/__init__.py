@@ -10,7 +10,17 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
 
-from paribus.analysis.plots import axes, cost, forest, heat, lines, slices, training, tuning
+from paribus.analysis.plots import (
+    axes,
+    cost,
+    forest,
+    heat,
+    lines,
+    parameters,
+    slices,
+    training,
+    tuning,
+)
 from paribus.analysis.plots.canvas import Canvas, styled
 from paribus.analysis.plots.material import Material as Material
 from paribus.analysis.plots.material import Point
@@ -45,6 +55,7 @@ FIGURES = (
     Figure("curves", "cap_curves", training.losses, training.draw_losses),
     Figure("learning-rate", "cap_lr", training.rates, training.draw_rates),
     Figure("cost", "cap_cost", cost.data, cost.draw),
+    Figure("parameters", "cap_parameters", parameters.data, parameters.draw),
 )
 
 

@@ -43,6 +43,7 @@ class Material:
         records: rows, or `Results`.
         curves: "loss" and "lr" -> trial name -> [(step, value)].
         checks: trial name -> evaluations during training.
+        audits: trial name -> the audit of its parameters.
         imports: arms that were measured elsewhere.
     """
 
@@ -54,11 +55,12 @@ class Material:
         curves: Mapping[str, Mapping[str, Curve]] | None = None,
         checks: Checks | None = None,
         imports: Sequence[Mapping[str, Any]] = (),
+        audits: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
         self.study = study
         self.results = records if isinstance(records, Results) else Results(study, records)
         self.verdicts, self.curves = verdicts, curves or {}
-        self.checks, self.imports = checks or {}, imports
+        self.checks, self.imports, self.audits = checks or {}, imports, dict(audits or {})
         self._tables: dict[str, Table] = {}
         self.narrow = False  # whether figures are for the width of a phone
 

@@ -14,6 +14,7 @@ from paribus.analysis.plots.material import SINGLE, Look, Material, Point, finit
 LINES = 400  # single curves that one figure holds
 THICK = 60  # points of a curve where there are many curves
 PANELS = 8
+WIDE = 4  # times as large: values that are drawn by ratios
 
 
 def losses(m: Material) -> list[Point]:
@@ -179,6 +180,17 @@ def intervals(m: Material) -> list[Point]:
     return out
 
 
+def _wide(ax: Any, ys: Sequence[float]) -> None:
+    """By ratios, where values fall to a small part of what they were, as perplexities do."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    if min(ys) > 0 and max(ys) > WIDE * min(ys):
+        ax.set_yscale("log")
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.yaxis.set_minor_locator(NullLocator())
+        ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
+
+
 def _means(m: Material, panel: Sequence[Point]) -> list[Point]:
     at: dict[tuple[str, float], list[float]] = {}
     for p in panel:
@@ -218,6 +230,7 @@ def draw_intervals(points: Sequence[Point], m: Material) -> Canvas:
             if alone := [c[0] for _, c in mine if len(c) == 1]:
                 ax.plot(*zip(*alone, strict=True), "o", color=look.colour, ms=3.4)
         ax.autoscale_view()
+        _wide(ax, [p["y"] for p in points if p["panel"] == panel])
         ax.set_title(panel)
         ax.set_xlabel(canvas.word("step"))
     for ax in flat[len(panels) :]:

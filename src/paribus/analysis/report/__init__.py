@@ -50,7 +50,8 @@ class Told:
         curves: "loss" and "lr" -> trial name -> [(step, value)].
         checks: trial name -> evaluations during training, each {"step": …, "<condition key>
             <metric>": value}.
-        findings: of the audit.
+        audits: trial name -> the audit of its parameters, as `nn.freeze.audit` makes it.
+        findings: of the audit of the study.
         imports: arms that were measured elsewhere.
         gaps: lines about trials that were removed by hand.
         provenance: name -> text; ``date`` heads the page, ``commands`` is a list to repeat it,
@@ -65,6 +66,7 @@ class Told:
         *,
         curves: Mapping[str, Mapping[str, Any]] | None = None,
         checks: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
+        audits: Mapping[str, Mapping[str, Any]] | None = None,
         findings: Sequence[Finding] = (),
         imports: Sequence[Mapping[str, Any]] = (),
         gaps: Sequence[str] = (),
@@ -75,7 +77,9 @@ class Told:
 
         self.study, self.rows = study, list(records)
         self.verdicts = judge(study, self.rows) if verdicts is None else list(verdicts)
-        self.material: Material = Material(study, self.rows, self.verdicts, curves, checks, imports)
+        self.material: Material = Material(
+            study, self.rows, self.verdicts, curves, checks, imports, audits
+        )
         self.drawn: list[Drawn] = list(figures(self.material))
         self.findings, self.imports, self.gaps = findings, imports, gaps
         self.provenance = dict(provenance or {})

@@ -48,6 +48,8 @@ def caption(d: Drawn, m: Material, lang: str) -> str:
             parts[0] = say("cap_curves_mean", lang)
     elif sliced:
         parts = _slices(d, m, lang)
+    elif d.name == "parameters" and any(p["n"] > 1 for p in d.rows):
+        parts.append(say("cap_merged", lang))
     elif d.name == "cost" and d.rows[0]["cost"] == "seconds":
         parts.append(say("cap_shared", lang))
     return ("" if lang == "zh" else " ").join(parts)

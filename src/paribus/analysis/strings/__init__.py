@@ -35,6 +35,7 @@ STRINGS: dict[str, dict[str, str]] = {
         "needs_n": "about {n} seeds at once would settle it, were the effect as seen here",
         "needs_many": "more than 1000 seeds would be needed to settle it",
         # measures and claims
+        "best_step": "{of} at its best step",
         "at": "{of} at {levels}",
         "mean": "{of}, mean over {over}",
         "max": "{of}, largest over {over}",
@@ -122,6 +123,7 @@ STRINGS: dict[str, dict[str, str]] = {
         "needs": "距界限 {effect} 的效应才能以 80% 的功效被检出",
         "needs_n": "若真实效应与此相同，约需一次性 {n} 个种子才能定论",
         "needs_many": "需要超过 1000 个种子才能定论",
+        "best_step": "{of}（最好的一步）",
         "at": "{levels} 处的{of}",
         "mean": "{of}（对 {over} 取均值）",
         "max": "{of}（对 {over} 取最大）",

@@ -16,6 +16,10 @@ CAPTIONS: dict[str, dict[str, str]] = {
         "fig_no_value": "no value yet",
         "fig_flops": "FLOPs of training",
         "fig_seconds": "seconds of training",
+        "fig_parameters": "parameters",
+        "fig_kept": "{trained} trained, {frozen} frozen",
+        "fig_frozen": "frozen",
+        "fig_others": "others",
         "fig_edge": "edge of the grid",
         "fig_all_variants": "all variants",
         "fig_layer": "layer {n}",
@@ -61,6 +65,9 @@ CAPTIONS: dict[str, dict[str, str]] = {
         "cap_lr": "Learning rate as realised, each distinct course once.",
         "cap_cost": "Cost against {metric}, mean over the conditions; dashed: what no other "
         "variant beats in both.",
+        "cap_parameters": "What each arm trains (filled) and freezes (hatched), by category, as "
+        "recorded; a bias counts with its matrix.",
+        "cap_merged": "“+ n”: so many further arms have the same bar.",
         "cap_shared": "Seconds depend on what else the machine did.",
     },
     "zh": {
@@ -75,6 +82,10 @@ CAPTIONS: dict[str, dict[str, str]] = {
         "fig_no_value": "尚无数值",
         "fig_flops": "训练的 FLOPs",
         "fig_seconds": "训练秒数",
+        "fig_parameters": "参数",
+        "fig_kept": "训练 {trained}，冻结 {frozen}",
+        "fig_frozen": "冻结",
+        "fig_others": "其他",
         "fig_edge": "网格边缘",
         "fig_all_variants": "所有变体",
         "fig_layer": "第 {n} 层",
@@ -117,6 +128,9 @@ CAPTIONS: dict[str, dict[str, str]] = {
         "cap_colours": "颜色：{factor}。",
         "cap_lr": "实际的学习率，每种走势一条。",
         "cap_cost": "代价与 {metric}（对各条件取均值）；虚线：两方面都没有被其他变体超过的变体。",
+        "cap_parameters": "各组训练（实心）与冻结（斜线）的参数，按类别，取自记录；"
+        "偏置计入其矩阵。",
+        "cap_merged": "“+ n”：另有 n 组与之相同。",
         "cap_shared": "秒数取决于机器当时的其他负载。",
     },
 }
