@@ -107,9 +107,9 @@ class Trainer:
         for k, t in self.params.items():
             self.params[k] = t.detach().requires_grad_(k in self.net.trained)
         if not self.state or (phases[0].optim != "keep" and self.step == self.first):
-            self.state = spec.optim.state(self._trained())
+            self.state = spec.optim.state(self._trained(), self.net.declared)
         elif self.had != self.net.freezing.own:
-            empty = spec.optim.state(self._trained())
+            empty = spec.optim.state(self._trained(), self.net.declared)
             self.state = self.net.freezing.carried(self.state, self.had, empty)
         self.had = self.net.freezing.own
         rows = spec.rows
@@ -250,14 +250,15 @@ class Trainer:
             self.ranks.room(summed)
         self.ranks.sum(summed)
         self._settle()  # of the step before, while this one is at work
-        lr_E = [
-            s.optim.lr * s.schedule.factor(local, s.steps or 1)  # type: ignore[attr-defined]
-            for s in self.specs
-        ]
+        factors = [s.schedule.factor(local, s.steps or 1) for s in self.specs]
         self._whole = False
         sums = Sums(sums_E, counts_E, self.nominal, self.scaler.get("scale"))
-        done = self.update(grads, sums, self.alive, lr_E, self.step - self.origin)
+        done = self.update(grads, sums, self.alive, factors, self.step - self.origin)
         self.curves["loss"].append(done.loss.double())
+        lr_E = [
+            s.optim.lr * factor  # type: ignore[attr-defined]
+            for s, factor in zip(self.specs, factors, strict=True)
+        ]
         self.curves["lr"].append(torch.tensor(lr_E, dtype=torch.float64))
         self.curves["norm"].append(done.norm.double())
         self.targets += counts_E.double()

@@ -12,6 +12,7 @@ from __future__ import annotations
 from math import prod
 from typing import TypedDict
 
+from paribus.contracts import Optimizer
 from paribus.nn.declare import declare, group, numbers
 from paribus.spec import Model
 
@@ -51,13 +52,20 @@ class Memory(TypedDict):
 
 
 def memory(
-    model: Model, *, trials: int, rows: int, length: int, precision: str = "fp32", states: int = 2
+    model: Model,
+    *,
+    trials: int,
+    rows: int,
+    length: int,
+    precision: str = "fp32",
+    optim: Optimizer | None = None,
 ) -> Memory:
     """Bytes that a stack of ``trials`` needs for a step of ``rows`` rows a trial.
 
-    Parameters, gradients and ``states`` tensors of optimizer state are fp32 (fp64 for "fp64"): m
-    bytes a number.  Activations that the backward pass needs are, per token, with c bytes a number
-    of the compute dtype, F hidden units, u maps into them (2 where the MLP is gated) and h = H · d:
+    Parameters, gradients and the state of ``optim`` (None: two tensors a parameter) are fp32 (fp64
+    for "fp64"): m bytes a number.  Activations that the backward pass needs are, per token, with c
+    bytes a number of the compute dtype, F hidden units, u maps into them (2 where the MLP is gated)
+    and h = H · d:
 
         blocks  L · (m · 6 D     two norms: input, normalised, scaled
                      + c · 6 h   q, k, v, some of them twice, and the output
@@ -73,7 +81,9 @@ def memory(
     model = numbers(model)
     d = model.dims()
     m, c = (8 if precision == "fp64" else 4), BYTES[precision]
-    n = sum(prod(p.shape) for p in declare(model).values())
+    declared = declare(model).values()
+    n = sum(prod(p.shape) for p in declared)
+    kept = sum(prod(p.shape) * (2 if optim is None else optim.states(p)) for p in declared)
     h, F = d.heads * d.head_dim, model.mlp.hidden_size(d)
     into = sum(p.shape == (F, d.width) for p in model.mlp.params(d).values())
     position = model.position
@@ -88,7 +98,7 @@ def memory(
     return {
         "parameters": trials * n * m,
         "gradients": trials * n * m,
-        "optimizer": trials * n * m * states,
+        "optimizer": trials * kept * m,
         "activations": activations,
-        "total": trials * n * m * (2 + states) + activations,
+        "total": trials * (2 * n + kept) * m + activations,
     }

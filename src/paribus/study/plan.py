@@ -319,6 +319,7 @@ class Plan:
                     rows=-(-(p.spec.rows or 1) // world),
                     length=length,
                     precision=p.spec.precision,
+                    optim=p.spec.optim,
                 )
                 sizes.append(need["total"])
         return max(sizes)
