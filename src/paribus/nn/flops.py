@@ -73,7 +73,8 @@ def memory(
                      + c · 2 D   inputs of the sublayers, where the compute dtype is another
                      + m · 2 H T   scores and bias, where a learned bias is added; four times as
                                    much where the position replaces the scores)
-        head    m · 3 D + (c + 2 m) · V   logits, their log-probabilities and gradient
+        head    m · 3 D + (c + 2 m) · V   logits, their log-probabilities and gradient; m · V more
+                                          where they are capped
 
     and the weights once more where the compute dtype is another.  Measured on small models in fp32
     the formula is 3–9 % high.
@@ -92,7 +93,8 @@ def memory(
     block = m * 6 * d.width + c * (6 * h + 2 * into * F)
     block += c * 2 * d.width if c != m else 0
     block += m * (8 if replaced else 2) * d.heads * length if learned or replaced else 0
-    head = m * 3 * d.width + ((c + 2 * m) * d.vocab if model.read_out == "lm" else 0)
+    outputs = (c + (2 if model.softcap is None else 3) * m) * d.vocab
+    head = m * 3 * d.width + (outputs if model.read_out == "lm" else 0)
     activations = trials * rows * length * (d.layers * block + head)
     activations += trials * n * c if c != m else 0
     return {
