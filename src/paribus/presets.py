@@ -80,7 +80,8 @@ def nanochat(depth: int = 20, **overrides: Any) -> Model:
     its weights have the other sign in the second half of each head's q and k, and no more differs.
     Its FLOPs a token count attention over all keys, ours over those that the mask lets be read:
     ``mask=masks.full()`` gives its number.  Its recipe: ``init.nanochat()``,
-    ``optim.muon_adamw()``, ``schedules.wsd(decay=.2)``, 524,288 tokens a step, ``clip=1.0``.
+    ``optim.muon_adamw()``, ``schedules.wsd(decay=.2, reach=False)``, 524,288 tokens a step,
+    ``clip=1.0``.
     """
     width = 64 * depth
     bare = norms.rmsnorm(gain=False, eps=2**-23)  # F.rms_norm's default: fp32's machine epsilon

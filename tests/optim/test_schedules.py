@@ -61,6 +61,20 @@ def test_shapes():
     assert trace(schedules.wsd(decay=0.01), 5) == [1.0] * 4 + [0.0], "one step at least"
 
 
+def test_nanochats_warm_down():
+    """1 up to 0.8 S, then (S − s) / 0.2 S: a continuation of 5 000 steps from 21 400 on would start
+    at 0.94697; the last update is not at 0."""
+    part = schedules.wsd(decay=0.2, reach=False)
+    S = 26_400
+    for s in (0, 10_000, 21_119, 21_120, 21_400, 26_000, S - 1):
+        assert part.factor(s, S) == pytest.approx(min(1.0, (S - s) / 5280), rel=1e-12)
+    assert part.factor(21_400, S) == pytest.approx(0.946970, abs=5e-7)
+    assert part.factor(S, S) == 0
+    assert trace(schedules.wsd(warmup=2, decay=4, reach=False), 8) == [
+        0.5, 1.0, 1.0, 1.0, 1.0, 0.75, 0.5, 0.25,
+    ]  # fmt: skip
+
+
 # ── the rate of MiniMind and ParallelMind ───────────────────────────────────────────────────
 
 # lr/10 + lr/2 · (1 + cos(π s/S)) for update s of S: from 1.1 lr towards 0.1 lr, without warm-up.
