@@ -8,6 +8,7 @@ from itertools import pairwise
 import pytest
 
 from paribus import optim, parts
+from paribus.errors import SpecError
 from tests.engine import tiny
 
 schedules = parts.Namespace("schedules")
@@ -27,7 +28,7 @@ def build(cls, **fields):
 @pytest.mark.parametrize("total", [1, 2, 7, 100])
 @pytest.mark.parametrize("warmup", [0, 1, 3, 0.1, 0.5, 200])
 def test_factors_stay_between_0_and_1(cls, total, warmup):
-    part = build(cls, warmup=warmup, floor=0.1)
+    part = build(cls, warmup=warmup, floor=0.1, to=0.1)
     factors = trace(part, total)
     assert all(0 < f <= 1 for f in factors)
     assert factors == trace(part, total)
@@ -73,6 +74,19 @@ def test_nanochats_warm_down():
     assert trace(schedules.wsd(warmup=2, decay=4, reach=False), 8) == [
         0.5, 1.0, 1.0, 1.0, 1.0, 0.75, 0.5, 0.25,
     ]  # fmt: skip
+
+
+def test_going_on_as_nanochat_does_is_the_end_of_the_longer_warm_down():
+    """26 400 steps in place of 21 400: the last 5 000 of them, from 0.94697 on."""
+    whole = schedules.wsd(decay=0.2, reach=False)
+    again = schedules.rewarm(peak=5000 / 5280, reach=False)
+    for s in (0, 1, 2500, 4999):
+        assert again.factor(s, 5000) == pytest.approx(whole.factor(21_400 + s, 26_400), rel=1e-12)
+    assert trace(schedules.rewarm(warmup=2, peak=0.2, to=0.1), 6) == pytest.approx(
+        [0.1, 0.2, 0.175, 0.15, 0.125, 0.1]
+    )
+    with pytest.raises(SpecError, match="above the peak"):
+        schedules.rewarm(peak=0.1, to=0.2)
 
 
 # ── the rate of MiniMind and ParallelMind ───────────────────────────────────────────────────

@@ -20,6 +20,7 @@ from paribus.contracts import Source
 from paribus.engine import checkpoint, packing
 from paribus.engine.budget import Budget, OutOfMemory, ran_out
 from paribus.engine.compiled import Either
+from paribus.engine.continuity import continuity
 from paribus.engine.freezing import stateful
 from paribus.engine.hooks import Hooks
 from paribus.engine.members import Member, Stopped
@@ -72,6 +73,7 @@ class Trainer:
         self.past: list[dict[str, list[float]]] = [{c: [] for c in CURVES} for _ in self.members]
         self.checks: list[list[dict[str, float]]] = [[] for _ in self.members]
         self.best: list[dict[str, tuple[float, int]]] = [{} for _ in self.members]
+        self.continuity: list[list[dict[str, Any]]] = [[] for _ in self.members]
         self.scaler: dict[str, Tensor] = {}
         self.params: dict[str, Tensor] = {}
         self.state: dict[str, dict[str, Tensor]] = {}
@@ -148,6 +150,10 @@ class Trainer:
         self.update = Fused(*given, settings=self.settings) if fused else Update(*given)
         self._open, self._placed = None, {}
         self._whole = True
+        if index and self.step == self.first:
+            for known, found in zip(self.continuity, continuity(self), strict=True):
+                if found["phase"] not in [x["phase"] for x in known]:
+                    known.append(found)
 
     def open(self, index: int) -> list[tuple[Source, int]]:
         """(source, seed) of each member; members of one task share a source."""
@@ -401,6 +407,7 @@ class Trainer:
             "best": {k: list(v) for k, v in self.best[e].items()},
             "curves": {c: arrays.pack(v) for c, v in self.curve(e).items()},
             "checks": self.checks[e],
+            "continuity": self.continuity[e],
         }
         return checkpoint.member(self.net.freezing.saved(e, self._flat()), e), notes
 
@@ -424,6 +431,7 @@ class Trainer:
             notes = s[1]
             self.past[e] = {c: list(arrays.unpack(v)) for c, v in notes["curves"].items()}
             self.checks[e] = list(notes["checks"])
+            self.continuity[e] = list(notes.get("continuity", ()))
             self.best[e] = {k: (v, s) for k, (v, s) in notes["best"].items()}
             self.tokens[e] = float(notes["tokens"])
         first = states[0]
