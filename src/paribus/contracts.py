@@ -233,15 +233,24 @@ class Init(Part, frozen=True, kw_only=True):
 
 
 class Optimizer(Part, frozen=True, kw_only=True):
-    """An optimizer over stacked tensors; has a field ``lr``.  One that treats every number alone,
-    whatever tensor holds it, and reads nothing but v, and of ``declared`` nothing but ``decay``,
-    says ``elementwise``: many tensors are then given to it as one, and its update is compiled."""
+    """An optimizer over stacked tensors; has a field ``lr``.  ``rates`` names the fields that the
+    schedule's factor multiplies.  One that treats every number alone, whatever tensor holds it, and
+    reads nothing but v, and of ``declared`` nothing but ``decay``, says ``elementwise``: many
+    tensors are then given to it as one, and its update is compiled."""
 
     kind: ClassVar[str] = "optim"
     elementwise: ClassVar[bool] = False
+    rates: ClassVar[frozenset[str]] = frozenset({"lr"})
 
-    def state(self, params: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-        """State tensors by name and path, each with the trial axis first."""
+    def states(self, p: P) -> int:
+        """How many tensors ``state`` has for a parameter; torch-free, for estimates of memory."""
+        return 2
+
+    def state(
+        self, params: Mapping[str, Tensor], declared: Mapping[str, P]
+    ) -> dict[str, dict[str, Tensor]]:
+        """State tensors by name and path, each with the trial axis first; ``params`` are those that
+        are trained, ``declared`` gives each path's P."""
         raise NotImplementedError
 
     def numbers(self, step: int) -> dict[str, float]:
@@ -257,9 +266,9 @@ class Optimizer(Part, frozen=True, kw_only=True):
         step: int,
         declared: Mapping[str, P],
     ) -> None:
-        """One step in place.  ``v`` holds the stackable fields as vectors [E] (lr already times
-        the schedule's factor), and the step's numbers; ``step`` counts from 0; ``declared`` gives
-        each path's P."""
+        """One step in place.  ``v`` holds the rates (already times the schedule's factor) and the
+        stackable fields as vectors [E], and the step's numbers; ``step`` counts from 0;
+        ``declared`` gives each path's P.  Where a trial's rates are 0 its parameters stay."""
         raise NotImplementedError
 
 

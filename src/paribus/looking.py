@@ -127,6 +127,8 @@ def do_show(o: Namespace) -> int:
             print(f"{key:8} {data[key]}")
     if data["parameters"]:
         print(f"params   {_counted(data['parameters'])}")
+    for line in began(data["continuity"]):
+        print(line)
     print("\nattempts" if data["attempts"] else "\nno attempts yet")
     for a in data["attempts"]:
         print(f"  {_attempt_line(a)}")
@@ -200,6 +202,7 @@ def _about(plan: Plan, i: Item, o: Namespace) -> dict[str, Any]:
         "attempts": [_view(a) for a in views],
         "evaluations": {c.condition.key: _evaluation(i, c) for c in i.cells},
         "parameters": _parameters(i, views),
+        "continuity": next((c for a in reversed(views) if (c := _continuity(a))), []),
         "provenance": _provenance(last / "provenance"),
         "spec": i.trial.data,
         "repeat": command(o, i.trial),
@@ -222,6 +225,26 @@ def _parameters(i: Item, views: Sequence[Any]) -> dict[str, Any]:
         return audit(declare(spec.model), spec.freeze)
     except SpecError:  # a pattern that matches nothing: training says so
         return {}
+
+
+def _continuity(a: Any) -> list[dict[str, Any]]:
+    """How far later phases were from the ones before as they began, as recorded."""
+    return list((a.end or {}).get("continuity") or ())
+
+
+def began(continuity: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The same in words, a line for each phase and batch."""
+    out = []
+    for phase in continuity:
+        for b in phase["batches"]:
+            a, z = (f"{b[k]:.4f}" if b[k] is not None else "none" for k in ("before", "after"))
+            text = f"phase    {phase['phase']} from step {phase['step']} on, rows of {b['of']}"
+            text += f" ({b['length']} tokens): loss {a} before the change, {z} after"
+            if b["largest"] is not None:
+                text += f"; outputs {'equal' if not b['largest'] else 'differ by up to'}"
+                text += f" {b['largest']:.3g}" if b["largest"] else ""
+            out.append(text)
+    return out
 
 
 def _counted(found: Mapping[str, Any]) -> str:

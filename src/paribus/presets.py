@@ -68,6 +68,42 @@ def minimind_512(*, width: int = 512, layers: int = 8, heads: int = 8, **overrid
     return llama(width=width, layers=layers, heads=heads, **{**fields, **overrides})
 
 
+def nanochat(depth: int = 20, **overrides: Any) -> Model:
+    """nanochat (Karpathy 2025; its model of December 2025): everything follows from the depth.
+
+    Width 64 · depth, heads of 128 numbers (as many as the width needs, rounded up), 65,536 tokens;
+    RMSNorm without gains, of the embedding and of q and k too, squared ReLU, RoPE, logits capped at
+    15, no biases, untied: 2 · V · D + 12 · L · D² parameters, 560,988,160 at depth 20.  Depths
+    whose heads do not divide the width (5: 320 by 3) are refused, as nanochat refuses them.
+
+    It turns q and k before their norms, which is the same function, and by −θ where we turn by θ:
+    its weights have the other sign in the second half of each head's q and k, and no more differs.
+    Its FLOPs a token count attention over all keys, ours over those that the mask lets be read:
+    ``mask=masks.full()`` gives its number.  Its recipe: ``init.nanochat()``,
+    ``optim.muon_adamw()``, ``schedules.wsd(decay=.2, reach=False)``, 524,288 tokens a step,
+    ``clip=1.0``.
+    """
+    width = 64 * depth
+    bare = norms.rmsnorm(gain=False, eps=2**-23)  # F.rms_norm's default: fp32's machine epsilon
+    fields: dict[str, Any] = {
+        "width": width,
+        "layers": depth,
+        "heads": -(-width // 128),
+        "vocab": 65_536,
+        "position": positions.rope(base=10000.0),
+        "mask": masks.causal(),
+        "norm": bare,
+        "embed_norm": bare,
+        "q_norm": bare,
+        "k_norm": bare,
+        "mlp": mlps.relu2(ratio=4.0),
+        "logit_scale": scales.sqrt_d(),
+        "tied": False,
+        "softcap": 15.0,
+    }
+    return _model("nanochat", fields, overrides)
+
+
 def quickstart(*, width: int = 64, layers: int = 2, heads: int = 4, **overrides: Any) -> Model:
     """A model that trains in seconds on one CPU core; it has no position encoding."""
     fields: dict[str, Any] = {

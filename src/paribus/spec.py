@@ -50,9 +50,12 @@ class Model(Strict, frozen=True, kw_only=True):
         head_dim: size of a head, independent of width; None: width / heads.
         vocab: None: the task's vocabulary.
         position: None: no position encoding.
+        embed_norm: of the embedded inputs, before a position is added to them; None: none.
         temperature: q and k are each multiplied by it after QK-norm (logits by its square).
         read_out: what comes out at each token: logits of the vocabulary, a number, or logits of
             ``classes``.
+        softcap: c of the logits of the vocabulary, which are then c · tanh(z / c) in fp32 at least
+            (Gemma Team 2024); None: z itself.
         classes: None: the task's.
     """
 
@@ -65,6 +68,7 @@ class Model(Strict, frozen=True, kw_only=True):
     position: Position | None = None
     mask: Mask | None = None
     norm: Norm
+    embed_norm: Norm | None = None
     q_norm: Norm | None = None
     k_norm: Norm | None = None
     mlp: Mlp
@@ -78,6 +82,7 @@ class Model(Strict, frozen=True, kw_only=True):
     read_in: Literal["tokens", "vectors"] = "tokens"
     in_dim: Positive | None = None
     read_out: Literal["lm", "scalar", "classes"] = "lm"
+    softcap: Annotated[float, Meta(gt=0)] | None = None
     classes: Positive | None = None
 
     def dims(self) -> Dims:

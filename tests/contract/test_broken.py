@@ -151,7 +151,10 @@ class First(Optimizer, frozen=True, kw_only=True):
     lr: float
     stackable: ClassVar[frozenset[str]] = frozenset({"lr"})
 
-    def state(self, params):
+    def states(self, p):
+        return 0
+
+    def state(self, params, declared):
         return {}
 
     def update(self, v, params, grads, state, step, declared):

@@ -164,11 +164,13 @@ def test_gpt2_small_flops():
     assert mine["scores"] == 4 * 12 * 768 * 512.5
 
 
-@pytest.mark.parametrize("base", ["gpt2", "llama", "kerple"])
+@pytest.mark.parametrize("base", ["gpt2", "llama", "kerple", "softcap"])
 def test_memory_is_what_autograd_keeps(base):
     """Activations within 15 % of the bytes that the graph holds on to."""
     if base == "kerple":
         model = model_with(positions.kerple(), width=128, vocab=512)
+    elif base == "softcap":  # a large vocabulary, so that it shows
+        model = model_with(None, width=128, vocab=512, layers=1, softcap=15.0)
     else:
         model = model_with(None, base, width=128, vocab=512)
     E, rows, T = 2, 4, 64

@@ -198,7 +198,7 @@ def test_a_checkpoint_is_smaller_by_two_moments():
         core = Transformer(spec.model)
         freezing = Freezing(core.declared, [spec])
         p = {k: torch.empty(1, *d.shape, device="meta") for k, d in core.declared.items()}
-        state = spec.optim.state({k: p[k] for k in freezing.trained})
+        state = spec.optim.state({k: p[k] for k in freezing.trained}, core.declared)
         flat = {f"param/{k}": t for k, t in p.items()}
         flat |= {f"optim/{n}/{k}": t for n, of in state.items() for k, t in of.items()}
         return freezing.saved(0, flat), freezing.state_bytes(0, state)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from paribus import parts
+from paribus.engine import updating
 from paribus.errors import Refused, SpecError
 from paribus.nn.convert import from_hf_gpt2, from_hf_llama
 from paribus.nn.transformer import Transformer
@@ -100,8 +101,7 @@ def test_twenty_training_steps(case):
     p = {k: t.requires_grad_() for k, t in p.items()}
     core = Transformer(model)
     part = parts.Namespace("optim").adamw(lr=3e-3, betas=(0.9, 0.95), weight_decay=0.1)
-    state, lr = part.state(p), torch.tensor([3e-3], dtype=torch.float64)
-    wd = torch.tensor([0.1], dtype=torch.float64)
+    state = part.state(p, core.declared)
     matrices = [w for w in hf.parameters() if w.ndim > 1]
     vectors = [w for w in hf.parameters() if w.ndim == 1]
     groups = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
@@ -121,8 +121,7 @@ def test_twenty_training_steps(case):
         norm = torch.stack([t.norm() for t in grads.values()]).norm()
         grads = {k: t * (1 / (norm + 1e-6)).clamp(max=1.0) for k, t in grads.items()}
         with torch.no_grad():
-            v = {"lr": lr, "weight_decay": wd}
-            v |= {k: torch.full_like(lr, x) for k, x in part.numbers(step).items()}
+            v = updating.vectors([part], step, dtype=torch.float64)
             part.update(v, p, grads, state, step, core.declared)
         gaps.append(abs(ours.item() - loss.item()))
         losses.append(ours.item())

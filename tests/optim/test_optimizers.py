@@ -7,6 +7,7 @@ import torch
 
 from paribus import parts
 from paribus.contracts import P
+from paribus.engine.updating import vectors
 from paribus.errors import SpecError
 
 optim = parts.Namespace("optim")
@@ -15,10 +16,11 @@ DECLARED = {path: P(shape, decay=path != "bias") for path, shape in SHAPES.items
 LR, DECAY = [1e-2, 3e-3, 0.0], [0.1, 0.4, 0.2]
 
 
-def numbers(part, step, trials):
-    """The step's numbers as vectors [E]."""
-    wide = {"dtype": torch.float64}
-    return {k: torch.full((trials,), x, **wide) for k, x in part.numbers(step).items()}
+def stack(part, trials=(0, 1, 2)):
+    """The part with the rate and decay of each trial."""
+    fields = parts.hints(type(part))
+    own = [{"lr": LR[e], "weight_decay": DECAY[e]} for e in trials]
+    return [parts.changed(part, {k: x for k, x in of.items() if k in fields}) for of in own]
 
 
 def run(part, steps=12, dtype=torch.float64):
@@ -28,13 +30,10 @@ def run(part, steps=12, dtype=torch.float64):
     params = {path: make(s) for path, s in SHAPES.items()}
     first = {path: t.clone() for path, t in params.items()}
     fed = [{path: make(s) for path, s in SHAPES.items()} for _ in range(steps)]
-    state = part.state(params)
+    state = part.state(params, DECLARED)
     for step, grads in enumerate(fed):
         before = {path: t.clone() for path, t in grads.items()}
-        v = {"lr": torch.tensor(LR, dtype=torch.float64) / (step + 1)}
-        if "weight_decay" in part.stackable:
-            v["weight_decay"] = torch.tensor(DECAY, dtype=torch.float64)
-        v |= numbers(part, step, 3)
+        v = vectors(stack(part), step, [1 / (step + 1)] * 3, dtype=torch.float64)
         part.update(v, params, grads, state, step, DECLARED)
         assert all(torch.equal(grads[k], before[k]) for k in grads), "gradients are only read"
     return first, params, fed, state
@@ -102,12 +101,9 @@ def test_stack_is_bit_equal_and_state_is_per_trial(cls):
             assert t.dtype == torch.float32
     for trial in range(3):
         own = {path: t[trial : trial + 1].clone() for path, t in first.items()}
-        mine = part.state(own)
+        mine = part.state(own, DECLARED)
         for step, grads in enumerate(fed):
-            v = {"lr": torch.tensor(LR[trial : trial + 1], dtype=torch.float64) / (step + 1)}
-            if "weight_decay" in part.stackable:
-                v["weight_decay"] = torch.tensor(DECAY[trial : trial + 1], dtype=torch.float64)
-            v |= numbers(part, step, 1)
+            v = vectors(stack(part, [trial]), step, [1 / (step + 1)], dtype=torch.float64)
             one = {path: t[trial : trial + 1] for path, t in grads.items()}
             part.update(v, own, one, mine, step, DECLARED)
         for path in own:
@@ -118,10 +114,25 @@ def test_stack_is_bit_equal_and_state_is_per_trial(cls):
 def test_state_is_fp32_at_least(cls):
     part = parts.construct(cls, getattr(cls, "example", {}))
     for dtype, want in ((torch.bfloat16, torch.float32), (torch.float64, torch.float64)):
-        state = part.state({"w": torch.zeros(2, 3, dtype=dtype)})
+        state = part.state({"w": torch.zeros(2, 3, dtype=dtype)}, {"w": P((3,))})
         assert all(t.dtype == want for s in state.values() for t in s.values())
 
 
 def test_nesterov_needs_momentum():
     with pytest.raises(SpecError, match="momentum"):
         optim.sgd(lr=0.1, nesterov=True)
+
+
+@pytest.mark.parametrize("decay", ["matrices", "all"])
+def test_lion_is_the_published_loop(decay):
+    part = optim.lion(lr=1, betas=(0.9, 0.98), decay=decay)
+    first, params, fed, _ = run(part)
+    for e in range(3):
+        for path, t in first.items():
+            w, m = t[e].clone(), torch.zeros_like(t[e])
+            decays = DECAY[e] if decay == "all" or DECLARED[path].decay else 0.0
+            for step, grads in enumerate(fed):
+                lr, g = LR[e] / (step + 1), grads[path][e]
+                w = w * (1 - lr * decays) - lr * torch.sign(0.9 * m + 0.1 * g)
+                m = 0.98 * m + 0.02 * g
+            torch.testing.assert_close(params[path][e], w, atol=1e-12, rtol=1e-12)

@@ -8,6 +8,7 @@ from itertools import pairwise
 import pytest
 
 from paribus import optim, parts
+from paribus.errors import SpecError
 from tests.engine import tiny
 
 schedules = parts.Namespace("schedules")
@@ -27,7 +28,7 @@ def build(cls, **fields):
 @pytest.mark.parametrize("total", [1, 2, 7, 100])
 @pytest.mark.parametrize("warmup", [0, 1, 3, 0.1, 0.5, 200])
 def test_factors_stay_between_0_and_1(cls, total, warmup):
-    part = build(cls, warmup=warmup, floor=0.1)
+    part = build(cls, warmup=warmup, floor=0.1, to=0.1)
     factors = trace(part, total)
     assert all(0 < f <= 1 for f in factors)
     assert factors == trace(part, total)
@@ -59,6 +60,33 @@ def test_shapes():
     assert trace(schedules.wsd(decay=0.4), 10) == pytest.approx([1.0] * 6 + [0.75, 0.5, 0.25, 0.0])
     assert trace(schedules.wsd(decay=4), 10) == trace(schedules.wsd(decay=0.4), 10)
     assert trace(schedules.wsd(decay=0.01), 5) == [1.0] * 4 + [0.0], "one step at least"
+
+
+def test_nanochats_warm_down():
+    """1 up to 0.8 S, then (S − s) / 0.2 S: a continuation of 5 000 steps from 21 400 on would start
+    at 0.94697; the last update is not at 0."""
+    part = schedules.wsd(decay=0.2, reach=False)
+    S = 26_400
+    for s in (0, 10_000, 21_119, 21_120, 21_400, 26_000, S - 1):
+        assert part.factor(s, S) == pytest.approx(min(1.0, (S - s) / 5280), rel=1e-12)
+    assert part.factor(21_400, S) == pytest.approx(0.946970, abs=5e-7)
+    assert part.factor(S, S) == 0
+    assert trace(schedules.wsd(warmup=2, decay=4, reach=False), 8) == [
+        0.5, 1.0, 1.0, 1.0, 1.0, 0.75, 0.5, 0.25,
+    ]  # fmt: skip
+
+
+def test_going_on_as_nanochat_does_is_the_end_of_the_longer_warm_down():
+    """26 400 steps in place of 21 400: the last 5 000 of them, from 0.94697 on."""
+    whole = schedules.wsd(decay=0.2, reach=False)
+    again = schedules.rewarm(peak=5000 / 5280, reach=False)
+    for s in (0, 1, 2500, 4999):
+        assert again.factor(s, 5000) == pytest.approx(whole.factor(21_400 + s, 26_400), rel=1e-12)
+    assert trace(schedules.rewarm(warmup=2, peak=0.2, to=0.1), 6) == pytest.approx(
+        [0.1, 0.2, 0.175, 0.15, 0.125, 0.1]
+    )
+    with pytest.raises(SpecError, match="above the peak"):
+        schedules.rewarm(peak=0.1, to=0.2)
 
 
 # ── the rate of MiniMind and ParallelMind ───────────────────────────────────────────────────

@@ -221,7 +221,7 @@ def _learns(part: Any, bench: Bench) -> str:
     core, p = Transformer(model), drawn(model, [0])
     ids, view = tokens([0], T + 1), view_of(model, T)
     adam = optim.adam(lr=1e-2)
-    state, reached, losses = adam.state(p), dict.fromkeys(p, False), []
+    state, reached, losses = adam.state(p, core.declared), dict.fromkeys(p, False), []
     for step in range(30):
         logits = core(p, ids[..., :-1], view)
         loss = F.cross_entropy(logits.flatten(0, 2), ids[..., 1:].flatten())

@@ -58,7 +58,7 @@ def _steps(stack: list[Any], grads: list[dict[str, Tensor]], **how: Any) -> Any:
     """(first weights, last weights, state) after one update a gradient."""
     first = _normal(len(stack), "first")
     w = {k: t.clone() for k, t in first.items()}
-    state = stack[0].state(w)
+    state = stack[0].state(w, DECLARED)
     for step, g in enumerate(grads):
         stack[0].update(vectors(stack, step, **how), w, dict(g), state, step, DECLARED)
     return first, w, state
@@ -66,12 +66,17 @@ def _steps(stack: list[Any], grads: list[dict[str, Tensor]], **how: Any) -> Any:
 
 def _optim_state(part: Any, bench: Bench) -> str:
     w = _normal(3, "first")
-    for name, tensors in part.state(w).items():
+    made = part.state(w, DECLARED)
+    for name, tensors in made.items():
         for path, t in tensors.items():
             if path not in w:
                 raise Broken(f"state {name!r} has {path!r}, which is no parameter's path")
             if t.ndim < 1 or t.shape[0] != 3:
                 raise Broken(f"state {name!r} of {path!r} has shape {tuple(t.shape)}, not [E, …]")
+    for path, p in DECLARED.items():
+        have = sum(path in tensors for tensors in made.values())
+        if part.states(p) != have:
+            raise Broken(f"states() says {part.states(p)} of {path}, and state() has {have}")
     half = len(grads := [_normal(3, "grad", i) for i in range(6)]) // 2
     _, whole, _ = _steps([part] * 3, grads)
     _, w, state = _steps([part] * 3, grads[:half])
@@ -117,7 +122,7 @@ def _flat(part: Any) -> None:
             return {"one": torch.cat([of[k].flatten(1) for k in own], 1)}
 
         w, alike = one(first), {"one": P((1,), decay=decay)}
-        state = part.state(w)
+        state = part.state(w, alike)
         for step, g in enumerate(grads):
             part.update(vectors([part] * 3, step), w, one(g), state, 0, alike)
         if not torch.allclose(w["one"], one(apart)["one"], rtol=1e-6, atol=1e-8):
@@ -142,15 +147,16 @@ def _frozen(part: Any, bench: Bench) -> None:
 
 def _optim_still(part: Any, bench: Bench) -> str:
     grads = [_normal(3, "grad", i) for i in range(4)]
-    first, w, _ = _steps([part] * 3, grads, lr=[0.0, 0.0, 0.0])
+    first, w, _ = _steps([part] * 3, grads, factors=[0.0, 0.0, 0.0])
     for k in w:
         if not torch.equal(w[k], first[k]):
-            raise Broken(f"with lr 0 {k} moves; every change must be times v['lr']")
-    # An ended trial stays in its slot with lr 0 and gradients 0, whatever its numbers are.
+            raise Broken(
+                f"with lr 0 {k} moves; every change must be times v['lr'], or another of `rates`"
+            )
+    # An ended trial stays in its slot with rates 0 and gradients 0, whatever its numbers are.
     ended = [{k: t * torch.tensor([1.0, 0, 1]).view(3, *[1] * (t.ndim - 1)) for k, t in g.items()}
              for g in grads]  # fmt: skip
-    lr = float(part.lr)
-    first, w, _ = _steps([part] * 3, ended, lr=[lr, 0.0, lr])
+    first, w, _ = _steps([part] * 3, ended, factors=[1.0, 0.0, 1.0])
     _, free, _ = _steps([part] * 3, grads)
     for k in w:
         if not torch.equal(w[k][1], first[k][1]):
@@ -158,13 +164,13 @@ def _optim_still(part: Any, bench: Bench) -> str:
         if not torch.equal(w[k][::2], free[k][::2]):
             raise Broken(f"an ended trial changes its neighbours: {k}")
         if torch.equal(w[k][0], first[k][0]):
-            raise Broken(f"with lr {lr} and a gradient {k} does not move")
+            raise Broken(f"with lr {part.lr} and a gradient {k} does not move")
     return "lr 0 changes nothing"
 
 
 def _optim_quadratic(part: Any, bench: Bench) -> str:
     w, goal = _normal(2, "first"), _normal(2, "goal")
-    state, losses = part.state(w), []
+    state, losses = part.state(w, DECLARED), []
     for step in range(40):
         g = {k: w[k] - goal[k] for k in w}
         losses.append(sum(float(t.square().sum()) for t in g.values()))

@@ -31,6 +31,7 @@ def summary_of(trainer: Trainer, e: int) -> dict[str, Any]:
         "seconds": round(trainer.seconds, 3),
         "curves": curve,
         "checks": trainer.checks[e],
+        **({"continuity": trainer.continuity[e]} if trainer.continuity[e] else {}),
         "parameters": trainer.net.freezing.audit(e, trainer.state),
         "engine": {
             "engine": trainer.loss_of.engine,

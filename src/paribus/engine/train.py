@@ -20,6 +20,7 @@ from paribus.contracts import Source
 from paribus.engine import checkpoint, packing
 from paribus.engine.budget import Budget, OutOfMemory, ran_out
 from paribus.engine.compiled import Either
+from paribus.engine.continuity import continuity
 from paribus.engine.freezing import stateful
 from paribus.engine.hooks import Hooks
 from paribus.engine.members import Member, Stopped
@@ -72,6 +73,7 @@ class Trainer:
         self.past: list[dict[str, list[float]]] = [{c: [] for c in CURVES} for _ in self.members]
         self.checks: list[list[dict[str, float]]] = [[] for _ in self.members]
         self.best: list[dict[str, tuple[float, int]]] = [{} for _ in self.members]
+        self.continuity: list[list[dict[str, Any]]] = [[] for _ in self.members]
         self.scaler: dict[str, Tensor] = {}
         self.params: dict[str, Tensor] = {}
         self.state: dict[str, dict[str, Tensor]] = {}
@@ -107,9 +109,9 @@ class Trainer:
         for k, t in self.params.items():
             self.params[k] = t.detach().requires_grad_(k in self.net.trained)
         if not self.state or (phases[0].optim != "keep" and self.step == self.first):
-            self.state = spec.optim.state(self._trained())
+            self.state = spec.optim.state(self._trained(), self.net.declared)
         elif self.had != self.net.freezing.own:
-            empty = spec.optim.state(self._trained())
+            empty = spec.optim.state(self._trained(), self.net.declared)
             self.state = self.net.freezing.carried(self.state, self.had, empty)
         self.had = self.net.freezing.own
         rows = spec.rows
@@ -148,6 +150,10 @@ class Trainer:
         self.update = Fused(*given, settings=self.settings) if fused else Update(*given)
         self._open, self._placed = None, {}
         self._whole = True
+        if index and self.step == self.first:
+            for known, found in zip(self.continuity, continuity(self), strict=True):
+                if found["phase"] not in [x["phase"] for x in known]:
+                    known.append(found)
 
     def open(self, index: int) -> list[tuple[Source, int]]:
         """(source, seed) of each member; members of one task share a source."""
@@ -250,14 +256,15 @@ class Trainer:
             self.ranks.room(summed)
         self.ranks.sum(summed)
         self._settle()  # of the step before, while this one is at work
-        lr_E = [
-            s.optim.lr * s.schedule.factor(local, s.steps or 1)  # type: ignore[attr-defined]
-            for s in self.specs
-        ]
+        factors = [s.schedule.factor(local, s.steps or 1) for s in self.specs]
         self._whole = False
         sums = Sums(sums_E, counts_E, self.nominal, self.scaler.get("scale"))
-        done = self.update(grads, sums, self.alive, lr_E, self.step - self.origin)
+        done = self.update(grads, sums, self.alive, factors, self.step - self.origin)
         self.curves["loss"].append(done.loss.double())
+        lr_E = [
+            s.optim.lr * factor  # type: ignore[attr-defined]
+            for s, factor in zip(self.specs, factors, strict=True)
+        ]
         self.curves["lr"].append(torch.tensor(lr_E, dtype=torch.float64))
         self.curves["norm"].append(done.norm.double())
         self.targets += counts_E.double()
@@ -400,6 +407,7 @@ class Trainer:
             "best": {k: list(v) for k, v in self.best[e].items()},
             "curves": {c: arrays.pack(v) for c, v in self.curve(e).items()},
             "checks": self.checks[e],
+            "continuity": self.continuity[e],
         }
         return checkpoint.member(self.net.freezing.saved(e, self._flat()), e), notes
 
@@ -423,6 +431,7 @@ class Trainer:
             notes = s[1]
             self.past[e] = {c: list(arrays.unpack(v)) for c, v in notes["curves"].items()}
             self.checks[e] = list(notes["checks"])
+            self.continuity[e] = list(notes.get("continuity", ()))
             self.best[e] = {k: (v, s) for k, (v, s) in notes["best"].items()}
             self.tokens[e] = float(notes["tokens"])
         first = states[0]

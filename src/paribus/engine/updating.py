@@ -77,16 +77,19 @@ class Look:
 def vectors(
     optims: Sequence[Optimizer],
     step: int,
-    lr: Sequence[float] | None = None,
+    factors: Sequence[float] | None = None,
     *,
     dtype: torch.dtype = torch.float32,
     device: Any = "cpu",
 ) -> dict[str, Tensor]:
-    """``v`` of ``Optimizer.update`` [E]: the fields that may differ, and the step's numbers."""
-    rows = {f: [float(getattr(o, f)) for o in optims] for f in sorted(optims[0].stackable | {"lr"})}
+    """``v`` of ``Optimizer.update`` [E]: the rates, times the schedule's factors (None: 1), the
+    other fields that may differ, and the step's numbers."""
+    rates = optims[0].rates
+    rows = {f: [float(getattr(o, f)) for o in optims] for f in sorted(optims[0].stackable | rates)}
+    if factors is not None:
+        for f in rates:
+            rows[f] = [x * factor for x, factor in zip(rows[f], factors, strict=True)]
     rows |= {k: [x] * len(optims) for k, x in optims[0].numbers(step).items()}
-    if lr is not None:
-        rows["lr"] = list(lr)
     # One copy to the device a step, not one for each.
     whole = torch.tensor(list(rows.values()), dtype=dtype).to(device)
     return dict(zip(rows, whole.unbind(), strict=True))
@@ -118,7 +121,12 @@ class Update:
         self.dtype, self.device = some.dtype, some.device
 
     def __call__(
-        self, grads: list[Tensor], sums: Sums, alive: Sequence[bool], lr: Sequence[float], step: int
+        self,
+        grads: list[Tensor],
+        sums: Sums,
+        alive: Sequence[bool],
+        factors: Sequence[float],
+        step: int,
     ) -> Done:
         """Update the trials that are alive and whose numbers are finite."""
         scale_E = sums.factor()
@@ -135,8 +143,9 @@ class Update:
             for g, shape in zip(grads, shapes, strict=True):
                 g.copy_(torch.where(keep_E.view(shape), g, torch.zeros((), dtype=self.dtype)))
         before = None if all_kept else checkpoint.clone(self.state)
-        v = vectors(self.optims, step, lr, dtype=self.dtype, device=self.device)
-        v["lr"] = torch.where(keep_E, v["lr"], torch.zeros_like(v["lr"]))
+        v = vectors(self.optims, step, factors, dtype=self.dtype, device=self.device)
+        for rate in self.optims[0].rates:
+            v[rate] = torch.where(keep_E, v[rate], 0.0)
         params = {k: self.params[k] for k in self.freezing.trained}
         given = dict(zip(params, grads, strict=True))
         with torch.no_grad(), self.freezing.held(self.params):
@@ -199,13 +208,18 @@ class Fused(Update):
         return torch.cat([*(of[k].flatten(1) for k in self.paths[kind]), rest], 1)
 
     def __call__(
-        self, grads: list[Tensor], sums: Sums, alive: Sequence[bool], lr: Sequence[float], step: int
+        self,
+        grads: list[Tensor],
+        sums: Sums,
+        alive: Sequence[bool],
+        factors: Sequence[float],
+        step: int,
     ) -> Done:
         by_path = dict(zip(self.freezing.trained, grads, strict=True))
         g = {kind: self._joined(kind, by_path) for kind in self.paths}
         if self.alive is None:
             self.alive = torch.tensor(list(alive), device=self.device)
-        v = vectors(self.optims, step, lr, dtype=self.dtype, device=self.device)
+        v = vectors(self.optims, step, factors, dtype=self.dtype, device=self.device)
         with torch.no_grad():
             loss_E, norm_E, finite_E, self.alive = self.run(
                 self.whole, g, self.kept, v, sums.loss, sums.factor(), sums.count, self.alive
@@ -231,7 +245,7 @@ class Fused(Update):
         factor_E = _clipped(scale_E, norm_E, self.clip).to(self.dtype)
         wide_E1 = keep_E[:, None]
         g = {k: torch.where(wide_E1, x * factor_E[:, None], 0.0) for k, x in g.items()}
-        v = {**v, "lr": torch.where(keep_E, v["lr"], 0.0)}
+        v = {**v, **{k: torch.where(keep_E, v[k], 0.0) for k in self.optims[0].rates}}
         before = {name: {k: x.clone() for k, x in of.items()} for name, of in state.items()}
         self.optims[0].update(v, w, g, state, 0, self.alike)
         for name, of in state.items():

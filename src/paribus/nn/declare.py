@@ -2,6 +2,7 @@
 
 embed.tokens [V,D]                     or read_in.weight [D,n], read_in.bias [D]
 position.<name>                        blocks.<i>.position.<name> where the part is per layer
+embed_norm.<name>
 blocks.<i>.norm1.<name>                blocks.<i>.norm2.<name>
 blocks.<i>.attn.{q,k,v,o} [out,in]     .{q,k,v,o}_bias [out], .q_norm.<name>, .k_norm.<name>
 blocks.<i>.mlp.<name>
@@ -51,6 +52,8 @@ def declare(model: Model) -> dict[str, P]:
         assert model.in_dim, "resolve() comes first"
         linear("read_in", D, model.in_dim, "read_in", True, ".")
 
+    if model.embed_norm is not None:
+        add("embed_norm", model.embed_norm.params(D))
     position = model.position
     if position is not None and not position.per_layer:
         add("position", position.params(d))
@@ -88,7 +91,7 @@ def group(path: str) -> str:
         return "head"
     if "position" in names:
         return "position"
-    if names[0] == "final_norm" or names[2] in NORMS:
+    if names[0] in ("embed_norm", "final_norm") or names[2] in NORMS:
         return "norm"
     return {"attn": "attention", "mlp": "mlp"}[names[2]]
 

@@ -15,7 +15,7 @@ from collections.abc import Collection, Sequence
 from math import prod
 from typing import TypedDict
 
-from paribus.contracts import P
+from paribus.contracts import Optimizer, P
 from paribus.nn.declare import declare, group, numbers
 from paribus.nn.freeze import is_frozen
 from paribus.spec import Model
@@ -135,15 +135,15 @@ def memory(
     rows: int,
     length: int,
     precision: str = "fp32",
-    states: int = 2,
+    optim: Optimizer | None = None,
     freeze: Sequence[str] = (),
 ) -> Memory:
     """Bytes that a stack of ``trials`` needs for a step of ``rows`` rows a trial.
 
-    Parameters, gradients and ``states`` tensors of optimizer state are fp32 (fp64 for "fp64"): m
-    bytes a number; what matches ``freeze`` has parameters alone.  Activations that the backward
-    pass needs are, per token, with c bytes a number of the compute dtype, F hidden units, u maps
-    into them (2 where the MLP is gated) and h = H · d:
+    Parameters, gradients and the state of ``optim`` (None: two tensors a parameter) are fp32 (fp64
+    for "fp64"): m bytes a number; what matches ``freeze`` has parameters alone.  Activations that
+    the backward pass needs are, per token, with c bytes a number of the compute dtype, F hidden
+    units, u maps into them (2 where the MLP is gated) and h = H · d:
 
         blocks  L · (m · 6 D     two norms: input, normalised, scaled
                      + c · 6 h   q, k, v, some of them twice, and the output
@@ -151,7 +151,8 @@ def memory(
                      + c · 2 D   inputs of the sublayers, where the compute dtype is another
                      + m · 2 H T   scores and bias, where a learned bias is added; four times as
                                    much where the position replaces the scores)
-        head    m · 3 D + (c + 2 m) · V   logits, their log-probabilities and gradient
+        head    m · 3 D + (c + 2 m) · V   logits, their log-probabilities and gradient; m · V more
+                                          where they are capped
 
     and the weights once more where the compute dtype is another.  Measured on small models in fp32
     the formula is 3–9 % high.
@@ -161,7 +162,9 @@ def memory(
     m, c = (8 if precision == "fp64" else 4), BYTES[precision]
     declared = declare(model)
     n = sum(prod(p.shape) for p in declared.values())
-    trained = sum(prod(p.shape) for path, p in declared.items() if not is_frozen(path, freeze))
+    free = [p for path, p in declared.items() if not is_frozen(path, freeze)]
+    trained = sum(prod(p.shape) for p in free)
+    kept = sum(prod(p.shape) * (2 if optim is None else optim.states(p)) for p in free)
     h, F = d.heads * d.head_dim, model.mlp.hidden_size(d)
     into = sum(p.shape == (F, d.width) for p in model.mlp.params(d).values())
     position = model.position
@@ -170,13 +173,14 @@ def memory(
     block = m * 6 * d.width + c * (6 * h + 2 * into * F)
     block += c * 2 * d.width if c != m else 0
     block += m * (8 if replaced else 2) * d.heads * length if learned or replaced else 0
-    head = m * 3 * d.width + ((c + 2 * m) * d.vocab if model.read_out == "lm" else 0)
+    outputs = (c + (2 if model.softcap is None else 3) * m) * d.vocab
+    head = m * 3 * d.width + (outputs if model.read_out == "lm" else 0)
     activations = trials * rows * length * (d.layers * block + head)
     activations += trials * n * c if c != m else 0
     return {
         "parameters": trials * n * m,
         "gradients": trials * trained * m,
-        "optimizer": trials * trained * m * states,
+        "optimizer": trials * kept * m,
         "activations": activations,
-        "total": trials * m * (n + trained * (1 + states)) + activations,
+        "total": trials * (n + trained + kept) * m + activations,
     }

@@ -4,10 +4,10 @@ E trials of the stack, B rows, T tokens (queries), S tokens (keys), D width, H q
 heads, d head size, V vocabulary, C classes, n numbers of an input vector.  A lower-case e or b is
 1 or its capital.
 
-    x = embed(tokens)  (+ position)
+    x = embed(tokens)                     normed where the model says so (+ position)
     x = x + o(attention(norm1(x)))        for each block; q and k normed, then rotated
     x = x + mlp(norm2(x))
-    logits = head(final_norm(x))
+    logits = head(final_norm(x))          capped where the model says so
 
 What plugs in (position, mask, norms, mlp, logit scale) are parts; this file knows none by name.
 
@@ -117,6 +117,8 @@ class Transformer(Places):
         else:
             weight = p["read_in.weight"]
             x = linear(inputs, cast(weight, dtype), p["read_in.bias"]).to(weight.dtype)
+        if self.model.embed_norm is not None:
+            x = self._norm(p, "embed_norm", self.model.embed_norm, x)
         position = self.model.position
         if position is not None and position.embed is not None:
             x = position.embed(tables, self._own(p, "position"), x)
@@ -183,7 +185,9 @@ class Transformer(Places):
             y = linear(x_EBTD, weight, bias).to(bias.dtype)
             return y.squeeze(-1) if self.model.read_out == "scalar" else y
         table = p["head"] if "head" in self.declared else p["embed.tokens"]
-        return linear(x_EBTD, cast(table, dtype)).to(table.dtype)
+        z = linear(x_EBTD, cast(table, dtype)).to(table.dtype)
+        cap = self.model.softcap
+        return z if cap is None else cap * torch.tanh(z / cap)
 
 
 def _those(x_EBTD: Tensor, places: Tensor | None) -> Tensor:

@@ -9,7 +9,8 @@ from msgspec import Meta
 
 from paribus.contracts import Optimizer, P
 from paribus.lazy import torch
-from paribus.optim._wide import wide
+from paribus.optim import _adam
+from paribus.optim._wide import wide, zeros
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,19 +39,16 @@ class AdamW(Optimizer, frozen=True, kw_only=True):
     elementwise: ClassVar[bool] = True
     example: ClassVar[dict[str, Any]] = {"lr": 1e-3}
 
-    def state(self, params: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-        def zeros() -> dict[str, Tensor]:
-            return {
-                path: torch.zeros_like(w, dtype=torch.promote_types(w.dtype, torch.float32))
-                for path, w in params.items()
-            }
+    def states(self, p: P) -> int:
+        return 2
 
-        return {"mean": zeros(), "square": zeros()}
+    def state(
+        self, params: Mapping[str, Tensor], declared: Mapping[str, P]
+    ) -> dict[str, dict[str, Tensor]]:
+        return {"mean": zeros(params, params), "square": zeros(params, params)}
 
     def numbers(self, step: int) -> dict[str, float]:
-        # Both corrections go into eps and lr: fewer passes over the parameters, the same number.
-        c1, c2 = (1 - b ** (step + 1) for b in self.betas)
-        return {"rate": c2**0.5 / c1, "eps": self.eps * c2**0.5}
+        return _adam.numbers(self.betas, self.eps, step)
 
     def update(
         self,
@@ -62,17 +60,7 @@ class AdamW(Optimizer, frozen=True, kw_only=True):
         declared: Mapping[str, P],
     ) -> None:
         paths = list(params)
-        w, g = [params[path] for path in paths], [grads[path] for path in paths]
-        mean = [state["mean"][path] for path in paths]
-        square = [state["square"][path] for path in paths]
-        b1, b2 = self.betas
         decaying = [params[path] for path in paths if self.decay == "all" or declared[path].decay]
         if decaying:
             torch._foreach_mul_(decaying, wide(1 - v["lr"] * v["weight_decay"], decaying))
-        torch._foreach_lerp_(mean, g, 1 - b1)
-        torch._foreach_mul_(square, b2)
-        torch._foreach_addcmul_(square, g, g, 1 - b2)
-        size = torch._foreach_sqrt(square)
-        torch._foreach_add_(size, wide(v["eps"], size))
-        change = torch._foreach_div(mean, size)
-        torch._foreach_addcmul_(w, change, wide(v["lr"] * v["rate"], w), value=-1)
+        _adam.update(v, v["lr"], self.betas, params, grads, state, paths)

@@ -10,7 +10,7 @@ from msgspec import Meta
 from paribus.contracts import Optimizer, P
 from paribus.errors import SpecError
 from paribus.lazy import torch
-from paribus.optim._wide import wide
+from paribus.optim._wide import wide, zeros
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,15 +41,13 @@ class Sgd(Optimizer, frozen=True, kw_only=True):
         if self.nesterov and not self.momentum:
             raise SpecError("optim.sgd.nesterov: needs momentum above 0")
 
-    def state(self, params: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-        if not self.momentum:
-            return {}
-        return {
-            "momentum": {
-                path: torch.zeros_like(w, dtype=torch.promote_types(w.dtype, torch.float32))
-                for path, w in params.items()
-            }
-        }
+    def states(self, p: P) -> int:
+        return 1 if self.momentum else 0
+
+    def state(
+        self, params: Mapping[str, Tensor], declared: Mapping[str, P]
+    ) -> dict[str, dict[str, Tensor]]:
+        return {"momentum": zeros(params, params)} if self.momentum else {}
 
     def update(
         self,

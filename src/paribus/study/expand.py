@@ -121,6 +121,8 @@ def _phases(study: Study, cell: Mapping[Factor, Any], *, final: bool) -> tuple[P
                 current = specs.patch(current, path, value)
             except SpecError as error:
                 raise SpecError(f"{where}: {error}") from None
+        if out and type(current.optim) is not type(out[-1].spec.optim):
+            optim = "reset"  # another kind has other state
         phase_spec = current
         if final:
             try:

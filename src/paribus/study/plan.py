@@ -340,6 +340,7 @@ class Plan:
                     length=length,
                     precision=p.spec.precision,
                     freeze=p.spec.freeze,
+                    optim=p.spec.optim,
                 )
                 sizes.append(need["total"])
         return max(sizes)

@@ -5,6 +5,7 @@ B rows, T tokens.
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from paribus import rng
@@ -13,6 +14,7 @@ from paribus.errors import SpecError
 from paribus.lazy import numpy as np
 from paribus.lazy import torch
 from paribus.tasks import _windows
+from paribus.text.fitted import Fitted, best_fit
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,7 +26,7 @@ class Stream(Source):
     def __init__(self, task: Any, tokens: Tokens, device: str) -> None:
         self.task, self.tokens, self.device = task, tokens, device
         n, t = len(tokens.ids) - 1, task.length
-        self.epoch = self.rows = n // t
+        self.rows = n // t
         if self.rows < 1:
             raise SpecError(f"task: {n + 1} tokens of text are fewer than one row of {t} + 1")
         stride = task.stride or t
@@ -41,6 +43,7 @@ class Stream(Source):
             what = f"stride {stride}" if task.stride else f"length {t}"
             raise SpecError(f"task: {what} exceeds the {have} evaluated tokens (eval_tokens)")
         self._order: dict[tuple[int, int], Any] = {}
+        self._fitted: dict[int, list[Fitted]] = {}  # by seed, of each epoch
         self._ids: Tensor | None = None
         self._bytes: Tensor | None = None
 
@@ -52,23 +55,62 @@ class Stream(Source):
             self._ids = torch.from_numpy(ids).to(self.device)
         return self._ids
 
-    def _cut(self, starts: np.ndarray) -> dict[str, Tensor]:
-        t = self.task.length
-        start_B1 = torch.from_numpy(starts.astype(np.int64)).to(self.device)[:, None]
-        row_BT1 = self.ids[start_B1 + torch.arange(t + 1, device=self.device)].long()
-        return {"inputs": row_BT1[:, :-1].contiguous(), "targets": row_BT1[:, 1:].contiguous()}
+    @cached_property
+    def epoch(self) -> int:  # type: ignore[override]
+        """Rows of a pass over the text; of packed documents those of one order of them."""
+        return self.rows if self.task.pack == "stream" else len(self._packed(0, 0))
 
-    def _epoch(self, seed: int, epoch: int) -> np.ndarray:
+    def _cut(self, at_BT1: Any) -> dict[str, Tensor]:
+        """Inputs and targets of rows of places in the stream."""
+        row_BT1 = self.ids[torch.from_numpy(at_BT1).to(self.device)].long()
+        out = {"inputs": row_BT1[:, :-1].contiguous(), "targets": row_BT1[:, 1:].contiguous()}
+        return {**out, **self._segments(at_BT1)}
+
+    def _segments(self, at_BT1: Any) -> dict[str, Tensor]:
+        if not self.task.segments:
+            return {}
+        of = self.tokens.doc_of(at_BT1[:, :-1]).astype(np.int64)
+        return {"pos.segment": torch.from_numpy(of).to(self.device)}
+
+    def _shuffled(self, what: str, seed: int, epoch: int, size: int) -> np.ndarray:
         if (seed, epoch) not in self._order:
             for old in [k for k in self._order if k[0] == seed and k[1] < epoch - 1]:
                 del self._order[old]
-            self._order[seed, epoch] = rng.Stream(seed, "order", epoch).permutation(self.rows)
+            self._order[seed, epoch] = rng.Stream(seed, what, epoch).permutation(size)
         return self._order[seed, epoch]
 
+    def _packed(self, seed: int, epoch: int) -> Fitted:
+        """The rows of packed documents of an epoch."""
+        known = self._fitted.setdefault(seed, [])
+        lengths = np.diff(np.append(self.tokens.starts, len(self.tokens.ids)))
+        while len(known) <= epoch:
+            order = rng.Stream(seed, "order", len(known)).permutation(len(lengths))
+            known.append(best_fit(lengths, order, self.task.length + 1))
+        return known[epoch]
+
     def batch(self, seed: int, step: int, rows: range) -> dict[str, Tensor]:
-        place = [divmod(r, self.rows) for r in rows]
-        rows_B = np.array([self._epoch(seed, epoch)[i] for epoch, i in place])
-        return self._cut(rows_B * self.task.length)
+        if self.task.pack == "best_fit":
+            return self._cut(np.stack([self._documents(seed, r) for r in rows]))
+        n, t = self.rows, self.task.length
+        place = [divmod(r, n) for r in rows]
+        rows_B = np.array([self._shuffled("order", seed, epoch, n)[i] for epoch, i in place])
+        return self._cut(rows_B.astype(np.int64)[:, None] * t + np.arange(t + 1))
+
+    def _documents(self, seed: int, row: int) -> Any:
+        """Places of a row of packed documents; epochs differ in their number of rows.  The rows of
+        an epoch are shuffled: packing brings those of long documents first."""
+        epoch = 0
+        while row >= (have := len(self._packed(seed, epoch))):
+            row, epoch = row - have, epoch + 1
+        at = self._shuffled("rows", seed, epoch, have)[row]
+        return self._packed(seed, epoch).places(at, self.tokens.starts)
+
+    def realised(self, seed: int | None, rows: range) -> dict[str, Any]:
+        """Of packed documents: tokens that no row of the epochs begun holds."""
+        if seed is None or self.task.pack == "stream":
+            return {}
+        self._documents(seed, rows.stop - 1)
+        return {"unused": sum(made.unused for made in self._fitted[seed])}
 
     def examples(self, i: int, j: int) -> dict[str, Tensor]:
         last = len(self.tokens.ids) - 1
@@ -77,6 +119,7 @@ class Stream(Source):
         counts = torch.from_numpy(counts_BT).to(self.device)
         targets = row_BT1[:, 1:].masked_fill(~counts, IGNORE)
         out = {"inputs": row_BT1[:, :-1].contiguous(), "targets": targets}
+        out |= self._segments(at_BT1)
         if self.task.bins is not None:
             of = _windows.binned(self.tokens, at_BT1[:, :-1], self.task.bins)
             out["parts"] = torch.from_numpy(of).to(self.device)

@@ -25,9 +25,10 @@ class Lm(Task, frozen=True, kw_only=True):
     """Next-token prediction.
 
     The packed stream of a split is cut into rows of ``length`` tokens; an epoch visits every row
-    once, in an order keyed by (seed, epoch).  Evaluation scores each target once, in blocks of
-    ``stride`` targets that do not depend on the length: conditions of any length score the same
-    tokens.  A block is read in a window of ``length`` tokens that ends with it.
+    once, in an order keyed by (seed, epoch).  With ``pack="best_fit"`` every training row begins
+    with a document: an epoch packs all of them in such an order.  Evaluation scores each target
+    once, in blocks of ``stride`` targets that do not depend on the length: conditions of any length
+    score the same tokens.  A block is read in a window of ``length`` tokens that ends with it.
 
     Perplexity with a sliding window (Press et al. 2022; YaRN's tables have length − stride tokens
     of context at least) is ``ppl`` with a small ``stride``.  What longer context gives is the loss
@@ -42,9 +43,14 @@ class Lm(Task, frozen=True, kw_only=True):
         start: targets before this place of the text are not scored.
         within: what evaluated windows stay in: the packed "stream", or each "document", which then
             has its own ``start``, and whose last block may be shorter.
+        pack: how training rows are made: the "stream", cut, or "best_fit" (``text/fitted.py``),
+            which leaves out the rest of a document that it cuts.  nanochat reads such rows as they
+            come, longest documents first; here an epoch's rows are shuffled.
+        segments: gives tokens the coordinate ``segment``, which document they belong to, for
+            ``masks.document()``.  The last token of a document still predicts the next one's first.
         bins: gives evaluation the slices ``position`` (in the window) and ``place`` (in the
-            document)
-            of the tokens that predict: [0, bins), [bins, 2 bins), [2 bins, 4 bins) …  None: none.
+            document) of the tokens that predict: [0, bins), [bins, 2 bins), [2 bins, 4 bins) …
+            None: none.
     """
 
     corpus: Corpus
@@ -56,9 +62,11 @@ class Lm(Task, frozen=True, kw_only=True):
     start: Annotated[int, Meta(ge=0)] = 0
     within: Literal["stream", "document"] = "stream"
     bins: Annotated[int, Meta(ge=1)] | None = None
+    pack: Literal["stream", "best_fit"] = "stream"
+    segments: bool = False
 
     causal: ClassVar[bool] = True
-    training: ClassVar[frozenset[str]] = frozenset({"tokens_per_step"})
+    training: ClassVar[frozenset[str]] = frozenset({"tokens_per_step", "pack"})
     trivial: ClassVar[tuple[str, ...]] = ("unigram", "bigram")
     metrics: ClassVar[dict[str, Metric]] = {
         "loss": Metric("nats/token"),
