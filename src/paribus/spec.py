@@ -161,7 +161,13 @@ class InitScheme(Strict, frozen=True, kw_only=True):
 
 
 class Start(Strict, frozen=True, kw_only=True):
-    """A foreign checkpoint to begin from."""
+    """A foreign checkpoint to begin from, in place of ``init``; its contents enter the trial's id.
+
+    Attributes:
+        path: a file of weights, an attempt's folder, or a folder of Hugging Face; relative to the
+            study's folder.
+        step: where its training stood, for the record.
+    """
 
     path: str
     step: int = 0

@@ -4,6 +4,9 @@ Before its first step both models, with the same weights, read the same rows: th
 before would have read next, and the first ones of the phase.  A change that should not show (longer
 rows of the same RoPE) shows no difference in the former; what the others lose is the price of the
 change before any training, at the old length and at the new one.
+
+A training that begins from a folder of Hugging Face is held against that folder's own model, on its
+first rows.
 """
 
 from __future__ import annotations
@@ -15,6 +18,8 @@ import torch
 from torch import Tensor
 
 from paribus.engine.net import ExternalNet, Net, make_net
+from paribus.engine.start import read
+from paribus.parts import changed
 from paribus.spec import Model, Spec
 
 if TYPE_CHECKING:
@@ -26,19 +31,26 @@ Found = dict[str, Any]
 
 
 def continuity(trainer: Trainer) -> list[Found]:
-    """What is recorded of each member as the trainer enters a later phase.
+    """What is recorded of each member as the trainer enters a phase; []: there is nothing before
+    it whose model is known.
 
     ``phase`` and the ``step`` (over all phases) that it begins at; and of ``rows`` of the phase
     ``of`` that name: ``before`` and ``after``, the mean loss in nats under the model of the phase
     before and under that of this phase (None: it cannot read rows of this length, or the loss is
     not finite), and ``largest``, the largest difference of an output (0: equal to the bit).
     """
-    index, members = trainer.phase, trainer.members
-    earlier = [m.phases[index - 1].spec for m in members]
-    settings = trainer.settings
+    index, members, settings = trainer.phase, trainer.members, trainer.settings
+    batches = [(index, trainer.specs, 0)]
+    if index:
+        earlier = [m.phases[index - 1].spec for m in members]
+        batches.insert(0, (index - 1, earlier, earlier[0].steps or 0))
+    else:
+        (begun,) = {s.start for s in trainer.specs}
+        model = None if begun is None else read(begun)[0]
+        if model is None:
+            return []
+        earlier = [changed(s, {"model": model}) for s in trainer.specs]
     nets = make_net(earlier, settings.device, settings.attention), trainer.net
-    done = earlier[0].steps or 0
-    batches = [(index - 1, earlier, done), (index, trainer.specs, 0)]
     out: list[Found] = [
         {"phase": m.phases[index].name, "step": trainer.step, "batches": []} for m in members
     ]

@@ -27,6 +27,7 @@ from paribus.engine.members import Member, Stopped
 from paribus.engine.net import ExternalNet, Net, make_net
 from paribus.engine.ranks import ALONE, Ranks
 from paribus.engine.settings import Settings
+from paribus.engine.start import initial
 from paribus.engine.summary import summary_of
 from paribus.engine.updating import Fused, Look, Sums, Update
 from paribus.errors import ParibusError, Refused
@@ -102,7 +103,7 @@ class Trainer:
             raise Refused("kernel flex: torch trains it on CUDA alone; use the sdpa kernel")
         fresh = self.phase == -1 and not any(m.state for m in self.members)
         if fresh:
-            self.params = self.net.initial([m.seed for m in self.members])
+            self.params = initial(self.net, spec, [m.seed for m in self.members])
         elif self.phase == -1:
             self._restore()
         self.phase = index
@@ -150,8 +151,8 @@ class Trainer:
         self.update = Fused(*given, settings=self.settings) if fused else Update(*given)
         self._open, self._placed = None, {}
         self._whole = True
-        if index and self.step == self.first:
-            for known, found in zip(self.continuity, continuity(self), strict=True):
+        if self.step == self.first:
+            for known, found in zip(self.continuity, continuity(self), strict=False):
                 if found["phase"] not in [x["phase"] for x in known]:
                     known.append(found)
 

@@ -31,6 +31,7 @@ from paribus.parts import dump
 from paribus.spec import canonical
 from paribus.store import Attempt, DiskError
 from paribus.store.workers import DISK, IDLE, WORKING
+from paribus.text import weights
 
 STOPPED = 75
 LOOK = (0.2, 2.0)  # seconds between looks at work that others hold: at first, at most
@@ -137,8 +138,10 @@ class Worker(Resident):
         self._described = self.write(lambda: attempt.describe(content, self._described))
 
     def prints(self, m: Member) -> dict[str, str]:
-        """Fingerprints of the data that a member trains on, as they are when it is opened."""
-        out: dict[str, str] = {}
+        """Fingerprints of the data that a member trains on and of the checkpoint that it begins
+        from, as they are when it is opened."""
+        start = m.phases[0].spec.start
+        out = {} if start is None else {"start": weights.fingerprint(start)}
         for phase in m.phases:
             task = canonical(dump(phase.spec.task))
             if task not in self._prints:

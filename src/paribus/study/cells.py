@@ -14,6 +14,7 @@ from paribus.errors import Refused, SpecError
 from paribus.parts import dump
 from paribus.spec import CORE_REVISION, Spec, canonical, digest
 from paribus.study.study import Eval
+from paribus.text import weights
 
 EVALUATOR_REVISION = 1  # bumped when evaluation changes numbers
 
@@ -72,11 +73,22 @@ class Variant:
 
     @cached_property
     def data(self) -> dict[str, str]:
-        """Fingerprints of the data that training reads."""
-        prints: dict[str, str] = {}
+        """Fingerprints of the data that training reads, and of the checkpoint it begins from."""
+        prints = dict(self.begun)
         for p in self.phases:
             prints |= self.prints(p.spec.task)
         return prints
+
+    @cached_property
+    def begun(self) -> dict[str, str]:
+        """The fingerprint of the foreign checkpoint that training begins from, where there is one;
+        read once an expansion."""
+        start = self.phases[0].spec.start
+        if start is None:
+            return {}
+        if (key := ("start", start.path)) not in self.looked:
+            self.looked[key] = weights.fingerprint(start)
+        return {"start": self.looked[key]}
 
     def prints(self, task: Task) -> dict[str, str]:
         """Fingerprints of a task's data, read once an expansion."""

@@ -121,6 +121,10 @@ def _phases(study: Study, cell: Mapping[Factor, Any], *, final: bool) -> tuple[P
                 current = specs.patch(current, path, value)
             except SpecError as error:
                 raise SpecError(f"{where}: {error}") from None
+        if out and current.start != out[0].spec.start:
+            raise SpecError(
+                f"phase {name!r}: start: a later phase goes on with the weights of the one before"
+            )
         if out and type(current.optim) is not type(out[-1].spec.optim):
             optim = "reset"  # another kind has other state
         phase_spec = current

@@ -127,8 +127,8 @@ class Plan:
         if s.references:
             raise SpecError(f"references: {next(iter(s.references))!r} cannot be evaluated yet")
         for v in self.expansion.variants:
-            if any(p.spec.start for p in v.phases):
-                raise SpecError("start=: foreign checkpoints cannot be continued yet")
+            if v.spec.start and not isinstance(v.spec.model, Model):
+                raise SpecError("start=: an external model begins with its own initialisation")
         for e in s.evaluate:
             if isinstance(e.what, str):
                 raise SpecError(f"evaluation {e.name!r}: probes by path cannot be run yet")

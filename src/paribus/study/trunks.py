@@ -282,7 +282,7 @@ def _described(line: _Line, until: int) -> dict[str, Any]:
     from."""
     phases: list[dict[str, Any]] = []
     used: dict[str, str] = {}
-    prints: dict[str, str] = {}
+    prints = dict(line.variant.begun)
     for index, steps in line.spans(until):
         spec = line.variant.phases[index].spec
         trace = (line.traces[index].first(steps) + 0.0).astype("<f8").tobytes()  # no -0.0
