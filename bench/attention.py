@@ -26,7 +26,6 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from paribus.nn import short
 from paribus.nn.attention import Pattern, attend, pattern
 
 BACKENDS = {
@@ -75,7 +74,8 @@ def bandwidth(device: str) -> float:
 @contextmanager
 def tiled(m: int, warps: int) -> Iterator[None]:
     """Other sizes of the kernel's blocks."""
-    kernels = short._short
+    from paribus.nn import _short as kernels
+
     whole = kernels.tile
     kernels.tile = lambda T, S: (whole(T, S)[0], m, warps)
     try:

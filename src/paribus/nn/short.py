@@ -19,9 +19,6 @@ from torch import Tensor
 INSTALLED = importlib.util.find_spec("triton") is not None
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # on the CPU, number by number
 
-if INSTALLED:
-    from paribus.nn import _short
-
 LONGEST = 128  # tokens
 WIDEST = 128  # numbers of a head
 
@@ -56,6 +53,8 @@ def attend(
         mask: bool [e,b,h,T,S], true where a query may read; each query reads some key.
         bias: [e,b,h,T,S], added to the scaled logits, in place of a mask.
     """
+    from paribus.nn import _short  # Triton takes a second to load, which the CPU need not wait for
+
     E, B = q_EBHTd.shape[:2]
     given = mask if bias is None else bias
     o = _short.attention(*(_rows(x) for x in (q_EBHTd, k_EBHSd, v_EBHSd)), given, B, causal, scale)
