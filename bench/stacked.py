@@ -4,9 +4,8 @@ writes it for one run, eager and compiled with CUDA graphs, in the same run.
     python bench/stacked.py [--device cuda:0] [--cases t23,t83,lm] [--sizes 15,60] [--steps 8]
         [--peers eager,graphs] [--tiny] [--write FOLDER]
 
-Milliseconds of a step and model, medians.  Both sides: the same shape, GPT-2's blocks (the third
-case: RMSNorm, SwiGLU, RoPE on our side costs what GELU costs there), bf16, Adam.  Ours draws its
-rows within the step; the peers' are there already.  Ratios are against the best of our stacks.
+Milliseconds of a step and model, medians.  Both sides: the same shape, GPT-2's blocks, bf16 on
+CUDA, Adam.  Ours draws its rows within the step; the peers' are there already.  Ratios are against the best of our stacks.
 """
 
 from __future__ import annotations

@@ -10,8 +10,7 @@ from typing import Any
 import torch
 import triton
 import triton.language as tl
-from torch import Tensor
-from torch.library import triton_op, wrap_triton
+from torch import Tensor, library
 
 LOW = tl.constexpr(-1.0e30)  # of what may not be read; a difference of two is a number, unlike −∞
 
@@ -109,20 +108,20 @@ def backward(
     tl.store(dv + place_Sd, dv_Sd.to(dv.dtype.element_ty), there_Sd)
 
 
-@triton_op("paribus::short_attention", mutates_args={})
+@library.triton_op("paribus::short_attention", mutates_args={})
 def attention(
     q: Tensor, k: Tensor, v: Tensor, given: Tensor | None, rows: int, causal: bool, scale: float
 ) -> Tensor:
     N, H, T, d = q.shape
     o = _empty(q, T)
-    wrap_triton(forward)[(N * H,)](
+    library.wrap_triton(forward)[(N * H,)](
         q, k, v, q if given is None else given, o, rows, H, T, k.shape[2],
         *_strides(q, k, v, o), *_five(given), **_sizes(T, k.shape[2], d, given, causal, scale, q),
     )  # fmt: skip
     return o
 
 
-@triton_op("paribus::short_attention_backward", mutates_args={})
+@library.triton_op("paribus::short_attention_backward", mutates_args={})
 def _backward(
     g: Tensor,
     q: Tensor,
@@ -137,7 +136,7 @@ def _backward(
     S = k.shape[2]
     g = g if g.stride(-1) == 1 else g.contiguous()
     dq, dk, dv = _empty(q, T), _empty(k, S), _empty(v, S)
-    wrap_triton(backward)[(N * H,)](
+    library.wrap_triton(backward)[(N * H,)](
         q, k, v, q if given is None else given, g, dq, dk, dv, rows, H, T, S,
         *_strides(q, k, v, g, dq, dk), *_five(given), **_sizes(T, S, d, given, causal, scale, q),
     )  # fmt: skip
@@ -197,8 +196,8 @@ def _sizes(
 
 
 def tile(T: int, S: int) -> tuple[int, int, int]:
-    """Keys of a tile, queries of a block, and warps: what was fastest on an H200
-    (bench/attention.py)."""
+    """Keys of a tile, queries of a block, and warps: what was fastest on an H200 at
+    15, 23 and 83 tokens (bench/attention.py); others are between these."""
     PS = max(16, 1 << (S - 1).bit_length())
     M = 16 if T <= 16 else 32
     return PS, M, 1 if PS <= 32 else 2
