@@ -5,7 +5,8 @@ writes it for one run, eager and compiled with CUDA graphs, in the same run.
         [--peers eager,graphs] [--tiny] [--write FOLDER]
 
 Milliseconds of a step and model, medians.  Both sides: the same shape, GPT-2's blocks, bf16 on
-CUDA, Adam.  Ours draws its rows within the step; the peers' are there already.  Ratios are against the best of our stacks.
+CUDA, Adam.  Ours draws its rows within the step; the peers' are there already.  Ratios are against
+the best of our stacks.
 """
 
 from __future__ import annotations
