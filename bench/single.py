@@ -176,7 +176,7 @@ def main() -> None:
                 part = {"causal": masks.causal(), "window": window}[mask]
                 step, model, trainer = ours(case, o.device, part, folder)
                 ms = timed(step, o.device, o.steps)
-                engine = f"{trainer.loss_of.engine}, {trainer.net.kernel}"
+                engine = f"{trainer.engine}, {trainer.net.kernel}"
                 say(name, case, f"paribus, {mask}", ms, model, engine)
                 del step, trainer
             whole = spec(case, o.device, masks.causal()).model

@@ -78,7 +78,7 @@ def ours(s: Shape, models: int, device: str, steps: int, folder: str, **how: Any
     ms = timed(trainer._advance, device, steps, at_once=3)
     trainer._settle()
     memory = torch.cuda.max_memory_allocated() / 1e9 if gpu else float("nan")
-    engine = f"{trainer.loss_of.engine}, {trainer.net.kernel}"
+    engine = f"{trainer.engine}, {trainer.net.kernel}"
     return {"who": f"paribus, {models} stacked", "ms": ms / models, "GB": memory, "engine": engine}
 
 

@@ -45,6 +45,11 @@ class Either:
         except Exception as error:  # no compiler here
             self._give_up(error)
 
+    @property
+    def fast(self) -> Callable[..., Any] | None:
+        """The compiled function, where there is one."""
+        return self._fast
+
     def _give_up(self, error: Exception) -> None:
         self._fast = None
         logging.getLogger(__name__).warning("not compiled, so slower", exc_info=error)

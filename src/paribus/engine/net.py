@@ -69,6 +69,10 @@ class Net:
         self.differs = any(s.model != model for s in specs)
         self._tables: dict[int, Any] = {}
 
+    def lowered(self) -> list[str]:
+        """The parameters of which a pass reads nothing but what they are in a lower dtype."""
+        return self.core.lowered() if self.compute in (torch.bfloat16, torch.float16) else []
+
     def initial(self, seeds: Sequence[int]) -> dict[str, Tensor]:
         """Parameters [E, …], each drawn by (seed, path)."""
         dtype = torch.float64 if self.compute == torch.float64 else torch.float32

@@ -34,7 +34,7 @@ def summary_of(trainer: Trainer, e: int) -> dict[str, Any]:
         **({"continuity": trainer.continuity[e]} if trainer.continuity[e] else {}),
         "parameters": trainer.net.freezing.audit(e, trainer.state),
         "engine": {
-            "engine": trainer.loss_of.engine,
+            "engine": trainer.engine,
             "stack": trainer.e,
             "micro_batch": trainer.budget.micro,
             "accumulation": len(trainer.budget.pieces()),

@@ -6,7 +6,7 @@ E trials step together; each has its own batches, learning rate, clipping, check
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,19 +17,19 @@ from torch import Tensor
 
 from paribus import arrays
 from paribus.contracts import Source
-from paribus.engine import checkpoint, packing
+from paribus.engine import checkpoint, packing, resuming
 from paribus.engine.budget import Budget, OutOfMemory, ran_out
 from paribus.engine.compiled import Either
 from paribus.engine.continuity import continuity
-from paribus.engine.freezing import stateful
 from paribus.engine.hooks import Hooks
 from paribus.engine.members import Member, Stopped
 from paribus.engine.net import ExternalNet, Net, make_net
 from paribus.engine.ranks import ALONE, Ranks
+from paribus.engine.recorded import Recorded
 from paribus.engine.settings import Settings
 from paribus.engine.start import initial
 from paribus.engine.summary import summary_of
-from paribus.engine.updating import Fused, Look, Sums, Update
+from paribus.engine.updating import Done, Fused, Look, Sums, Update
 from paribus.errors import ParibusError, Refused
 from paribus.nn.dropout import Dropout
 from paribus.nn.places import Ready
@@ -81,6 +81,7 @@ class Trainer:
         self.had: list[frozenset[str]] = []  # paths whose optimizer state is each member's own
         self.net: Net | ExternalNet
         self.update: Update
+        self.recorded: Recorded | None = None
         self._open: Look | None = None  # the last step, not yet looked at
         self._since = time.monotonic()
         self._placed: dict[str, tuple[list[Tensor], Tensor]] = {}
@@ -105,7 +106,7 @@ class Trainer:
         if fresh:
             self.params = initial(self.net, spec, [m.seed for m in self.members])
         elif self.phase == -1:
-            self._restore()
+            resuming.restore(self)
         self.phase = index
         for k, t in self.params.items():
             self.params[k] = t.detach().requires_grad_(k in self.net.trained)
@@ -148,7 +149,16 @@ class Trainer:
         fused = (
             able and not self.scaler and Fused.able(spec.optim, self.net.freezing, self.settings)
         )
-        self.update = Fused(*given, settings=self.settings) if fused else Update(*given)
+        one = len(self.budget.pieces()) == 1 and self.ranks.world == 1
+        if fused:  # what is summed, over pieces or ranks, is summed in full precision
+            low = self.net.lowered() if one and isinstance(self.net, Net) else []
+            self.update = Fused(*given, settings=self.settings, low=low, compute=self.net.compute)
+        else:
+            self.update = Update(*given)
+        gpu = self.settings.device.startswith("cuda")
+        self.recorded = (
+            Recorded(self._on_device) if fused and one and gpu and not self._drops() else None
+        )
         self._open, self._placed = None, {}
         self._whole = True
         if self.step == self.first:
@@ -210,33 +220,60 @@ class Trainer:
             had = self._placed[name] = rows, torch.stack(rows)
         return had[1]
 
-    def _gradients(self, local: int) -> tuple[list[Tensor], Tensor, Tensor]:
-        """Gradients of summed losses over a nominal count, loss sums and counts [E]."""
-        leaves = [self.params[k] for k in self.net.trained]
+    def _gradients(
+        self, local: int, drawn: tuple[dict[str, Tensor], Ready | None] | None = None
+    ) -> tuple[list[Tensor], Tensor, Tensor]:
+        """Gradients of summed losses over a nominal count, loss sums and counts [E].
+
+        Args:
+            drawn: the batch of the only piece, where it is there already.
+        """
         grads: list[Tensor] = []
         sums = counts = torch.zeros((), device=self.settings.device)
         for piece in self.budget.pieces():
-            batch = self._batch(local, piece)
-            drop = None
-            if self._drops():
-                drop = Dropout(self.keys, self.step, piece.start)
-            ready = self.net.prepare(batch, self.draws)
-            sum_E, count_E = self.loss_of(self.params, batch, drop, ready)
-            total = sum_E / self.nominal
-            if self.scaler:
-                total = total * self.scaler["scale"]
-            new = torch.autograd.grad(total.sum(), leaves, allow_unused=True)
-            new = [
-                torch.zeros_like(p) if g is None else g for g, p in zip(new, leaves, strict=True)
-            ]
+            batch, ready = drawn or self._drawn(local, piece)
+            drop = Dropout(self.keys, self.step, piece.start) if self._drops() else None
+            new, sum_E, count_E = self._pass(self.loss_of, batch, drop, ready)
             if grads:
                 torch._foreach_add_(grads, new)
             else:
-                grads = list(new)
-            sums = sums + sum_E.detach()
-            counts = counts + count_E
+                grads = new
+            sums, counts = sums + sum_E, counts + count_E
         self.net.freezing.clear(grads)
         return grads, sums, counts
+
+    def _drawn(self, local: int, piece: range) -> tuple[dict[str, Tensor], Ready | None]:
+        batch = self._batch(local, piece)
+        return batch, self.net.prepare(batch, self.draws)
+
+    def _pass(
+        self, loss_of: Callable[..., Any], batch: Any, drop: Dropout | None, ready: Ready | None
+    ) -> tuple[list[Tensor], Tensor, Tensor]:
+        params = self.update.working
+        leaves = [params[k] for k in self.net.trained]
+        sum_E, count_E = loss_of(params, batch, drop, ready)
+        total = sum_E / self.nominal
+        if self.scaler:
+            total = total * self.scaler["scale"]
+        new = torch.autograd.grad(total.sum(), leaves, allow_unused=True)
+        grads = [torch.zeros_like(p) if g is None else g for g, p in zip(new, leaves, strict=True)]
+        return grads, sum_E.detach(), count_E
+
+    def _on_device(self, batch: Any, ready: Any, v: Any) -> tuple[Tensor, ...]:
+        """All that a step does with a batch, from tensors to tensors alone."""
+        assert isinstance(self.update, Fused)
+        loss_of, run = self.loss_of.fast, self.update.run.fast
+        if loss_of is None or run is None:
+            raise ParibusError("a step that is not compiled is not recorded")
+        grads, sum_E, count_E = self._pass(loss_of, batch, None, ready)
+        done = self.update.apply(run, grads, Sums(sum_E, count_E, self.nominal), v)
+        return *done, count_E
+
+    @property
+    def engine(self) -> str:
+        """What runs a step."""
+        recorded = self.recorded is not None and self.recorded.on
+        return self.loss_of.engine + (", CUDA graph" if recorded else "")
 
     def _drops(self) -> bool:
         m = self.specs[0].model
@@ -248,19 +285,35 @@ class Trainer:
         length = self.specs[0].task.io().length or 1
         return float(self.budget.rows * length)
 
-    def _advance(self) -> None:
-        local = self.step - self.first
-        self._read.zero_()
+    def _stepped(self, local: int, factors: list[float]) -> tuple[Done, Tensor]:
+        """Gradients and the update: what the step found, and how many targets it had [E]."""
+        drawn = None
+        if self.recorded is not None and isinstance(self.update, Fused):
+            (piece,) = self.budget.pieces()
+            drawn = self._drawn(local, piece)
+            v = self.update.numbers(self.alive, factors, self.step - self.origin)
+            self._whole = False
+            found = self.recorded(*drawn, v)
+            if found is not None:
+                self._settle()  # of the step before, while this one is at work
+                return Done(*found[:3]), found[3]
+            self._whole = True
         with self.ranks.together():
-            grads, sums_E, counts_E = self._gradients(local)
+            grads, sums_E, counts_E = self._gradients(local, *([drawn] if drawn else []))
             summed = [*grads, sums_E, counts_E, self._read]
             self.ranks.room(summed)
         self.ranks.sum(summed)
-        self._settle()  # of the step before, while this one is at work
-        factors = [s.schedule.factor(local, s.steps or 1) for s in self.specs]
+        self._settle()
         self._whole = False
         sums = Sums(sums_E, counts_E, self.nominal, self.scaler.get("scale"))
         done = self.update(grads, sums, self.alive, factors, self.step - self.origin)
+        return done, counts_E
+
+    def _advance(self) -> None:
+        local = self.step - self.first
+        self._read.zero_()
+        factors = [s.schedule.factor(local, s.steps or 1) for s in self.specs]
+        done, counts_E = self._stepped(local, factors)
         self.curves["loss"].append(done.loss.double())
         lr_E = [
             s.optim.lr * factor  # type: ignore[attr-defined]
@@ -392,12 +445,6 @@ class Trainer:
 
     # ── state ──
 
-    def _flat(self) -> dict[str, Tensor]:
-        flat = {f"param/{k}": t for k, t in self.params.items()}
-        for name, tensors in self.state.items():
-            flat |= {f"optim/{name}/{k}": t for k, t in tensors.items()}
-        return flat | {f"scaler/{k}": t for k, t in self.scaler.items()} | {"targets": self.targets}
-
     def snapshot(self, e: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Everything of member ``e``: tensors without the trial axis, and notes."""
         notes = {
@@ -410,34 +457,7 @@ class Trainer:
             "checks": self.checks[e],
             "continuity": self.continuity[e],
         }
-        return checkpoint.member(self.net.freezing.saved(e, self._flat()), e), notes
-
-    def _restore(self) -> None:
-        states = [m.state for m in self.members]
-        flat = checkpoint.stack([s[0] for s in states if s], self.settings.device)
-        for k, t in flat.items():
-            kind, _, rest = k.partition("/")
-            if kind == "param":
-                self.params[rest] = t
-            elif kind == "optim":
-                name, _, path = rest.partition("/")
-                self.state.setdefault(name, {})[path] = t
-            elif kind == "scaler":
-                self.scaler[rest] = t
-            else:
-                self.targets = t
-        for e, s in enumerate(states):
-            assert s is not None
-            self.had.append(stateful(s[0]))
-            notes = s[1]
-            self.past[e] = {c: list(arrays.unpack(v)) for c, v in notes["curves"].items()}
-            self.checks[e] = list(notes["checks"])
-            self.continuity[e] = list(notes.get("continuity", ()))
-            self.best[e] = {k: (v, s) for k, (v, s) in notes["best"].items()}
-            self.tokens[e] = float(notes["tokens"])
-        first = states[0]
-        assert first is not None
-        self.seconds = float(first[1]["seconds"])
+        return checkpoint.member(self.net.freezing.saved(e, resuming.flat(self)), e), notes
 
     def save(self) -> None:
         """Seal a checkpoint of every live member, then retire the older ones.  A member whose

@@ -5,7 +5,7 @@ E trials, n numbers of a trial's parameters that are updated alike.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -102,6 +102,9 @@ class Update:
         optims: of each trial; they differ in stackable fields alone.
         params, state: updated in place.
         clip: the largest gradient norm; None: any.
+
+    Attributes:
+        working: what a pass is to read: ``params``, or copies of them in its dtype.
     """
 
     late = False  # whether the step has ended before anybody looked at what it did
@@ -117,6 +120,7 @@ class Update:
     ) -> None:
         self.optims, self.freezing, self.declared = list(optims), freezing, declared
         self.params, self.state, self.clip = params, state, clip
+        self.working: dict[str, Tensor] = params
         some = next(iter(params.values()))
         self.dtype, self.device = some.dtype, some.device
 
@@ -160,6 +164,9 @@ class Fused(Update):
 
     Parameters and optimizer state become views of these tensors.  A trial that is not finite once
     is not updated again.
+
+    Args:
+        low: paths of which a pass may read a copy in ``compute``; their gradients come in it.
     """
 
     late = True
@@ -172,30 +179,42 @@ class Fused(Update):
         free = bool(freezing.trained) and not freezing.mixed
         return on and not settings.exact and optim.elementwise and free
 
-    def __init__(self, *given: Any, settings: Settings) -> None:
+    def __init__(
+        self, *given: Any, settings: Settings, low: Sequence[str] = (), compute: Any = None
+    ) -> None:
         super().__init__(*given)
         trained, some = self.freezing.trained, next(iter(self.params.values())).detach()
-        kinds = {k: "decay" if self.declared[k].decay else "none" for k in trained}
-        self.paths = {kind: [k for k in trained if kinds[k] == kind] for kind in ("decay", "none")}
-        self.paths = {kind: _aligned(own, self.params) for kind, own in self.paths.items() if own}
-        self.alike = {kind: P((1,), decay=kind == "decay") for kind in self.paths}
+        self.paths: dict[str, list[str]] = {}
+        for k in trained:
+            group = "decay" if self.declared[k].decay else "none"
+            self.paths.setdefault(f"{group} low" if k in low else group, []).append(k)
+        self.paths = {group: _aligned(own, self.params) for group, own in self.paths.items()}
+        self.alike = {g: P((1,), decay=g.startswith("decay")) for g in self.paths}
         # Zeros at the end of each trial's numbers, so that the next trial's begin where a fast
         # read may begin.
         E, sizes = len(self.optims), {k: self.params[k][0].numel() for k in trained}
-        short = {kind: -sum(sizes[k] for k in own) % 8 for kind, own in self.paths.items()}
-        self.rest = {kind: some.new_zeros(E, n) for kind, n in short.items()}
+        short = {group: -sum(sizes[k] for k in own) % 8 for group, own in self.paths.items()}
+        self.rest = {group: some.new_zeros(E, n) for group, n in short.items()}
         self.whole = self._gathered(self.params)
         self.kept = {name: self._gathered(of) for name, of in self.state.items()}
+        self.working = {
+            k: t.detach().to(compute) if k in low else t for k, t in self.params.items()
+        }
+        few = {g: own for g, own in self.paths.items() if g.endswith("low")}
+        self.lower = self._gathered(self.working, few)
         for k in trained:
             self.params[k].requires_grad_()
+            self.working[k].requires_grad_()
         self.alive: Tensor | None = None
         self.run = Either(self._run, settings, able=True, dynamic=False)
 
-    def _gathered(self, of: dict[str, Tensor]) -> dict[str, Tensor]:
-        """One tensor [E,n] a kind; what was in ``of`` becomes views of them."""
+    def _gathered(
+        self, of: dict[str, Tensor], groups: Mapping[str, list[str]] | None = None
+    ) -> dict[str, Tensor]:
+        """One tensor [E,n] a group; what was in ``of`` becomes views of them."""
         out = {}
-        for kind, paths in self.paths.items():
-            out[kind] = flat = self._joined(kind, {k: of[k].detach() for k in paths})
+        for group, paths in (self.paths if groups is None else groups).items():
+            out[group] = flat = self._joined(group, {k: of[k].detach() for k in paths})
             at = 0
             for k in paths:
                 n = of[k][0].numel()
@@ -203,9 +222,9 @@ class Fused(Update):
                 at += n
         return out
 
-    def _joined(self, kind: str, of: Mapping[str, Tensor]) -> Tensor:
-        rest = self.rest[kind].to(of[self.paths[kind][0]].dtype)
-        return torch.cat([*(of[k].flatten(1) for k in self.paths[kind]), rest], 1)
+    def _joined(self, group: str, of: Mapping[str, Tensor]) -> Tensor:
+        rest = self.rest[group].to(of[self.paths[group][0]].dtype)
+        return torch.cat([*(of[k].flatten(1) for k in self.paths[group]), rest], 1)
 
     def __call__(
         self,
@@ -215,20 +234,31 @@ class Fused(Update):
         factors: Sequence[float],
         step: int,
     ) -> Done:
-        by_path = dict(zip(self.freezing.trained, grads, strict=True))
-        g = {kind: self._joined(kind, by_path) for kind in self.paths}
+        v = self.numbers(alive, factors, step)
+        return self.apply(self.run, grads, sums, v)
+
+    def numbers(
+        self, alive: Sequence[bool], factors: Sequence[float], step: int
+    ) -> dict[str, Tensor]:
+        """What differs from step to step; ``alive`` is asked for at the first one alone."""
         if self.alive is None:
             self.alive = torch.tensor(list(alive), device=self.device)
-        v = vectors(self.optims, step, factors, dtype=self.dtype, device=self.device)
+        return vectors(self.optims, step, factors, dtype=self.dtype, device=self.device)
+
+    def apply(
+        self, run: Callable[..., Any], grads: list[Tensor], sums: Sums, v: dict[str, Tensor]
+    ) -> Done:
+        """The update, by ``run`` or what stands for it, from tensors to tensors alone."""
+        by_path = dict(zip(self.freezing.trained, grads, strict=True))
+        g = {group: self._joined(group, by_path) for group in self.paths}
+        more = v, sums.loss, sums.factor(), sums.count, self.alive
         with torch.no_grad():
-            loss_E, norm_E, finite_E, self.alive = self.run(
-                self.whole, g, self.kept, v, sums.loss, sums.factor(), sums.count, self.alive
-            )
-        return Done(loss_E, norm_E, finite_E)
+            return Done(*run(self.whole, self.lower, g, self.kept, *more))
 
     def _run(
         self,
         w: dict[str, Tensor],
+        lower: dict[str, Tensor],
         g: dict[str, Tensor],
         state: State,
         v: dict[str, Tensor],
@@ -236,12 +266,14 @@ class Fused(Update):
         scale_E: Tensor,
         count_E: Tensor,
         alive_E: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor]:
         loss_E = loss_E / count_E
+        g = {k: x.to(self.dtype) for k, x in g.items()}
         squares = [x.square().sum(1) for x in g.values()]
         norm_E = torch.stack(squares).sum(0).sqrt() * scale_E
         finite_E = torch.isfinite(norm_E) & torch.isfinite(loss_E)
         keep_E = finite_E & alive_E
+        fine_E = finite_E | ~alive_E
         factor_E = _clipped(scale_E, norm_E, self.clip).to(self.dtype)
         wide_E1 = keep_E[:, None]
         g = {k: torch.where(wide_E1, x * factor_E[:, None], 0.0) for k, x in g.items()}
@@ -251,7 +283,10 @@ class Fused(Update):
         for name, of in state.items():
             for k, x in of.items():
                 x.copy_(torch.where(wide_E1, x, before[name][k]))
-        return loss_E, norm_E, finite_E | ~alive_E, keep_E
+        for k, x in lower.items():
+            x.copy_(w[k])
+        alive_E.copy_(keep_E)
+        return loss_E, norm_E, fine_E
 
 
 def _clipped(scale_E: Tensor, norm_E: Tensor, clip: float | None) -> Tensor:

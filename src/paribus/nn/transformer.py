@@ -45,6 +45,14 @@ class Transformer(Places):
         # q and k are each multiplied by the temperature, so their product is by its square.
         self.scale = model.logit_scale.factor(self.dims) * model.temperature**2
 
+    def lowered(self) -> list[str]:
+        """The parameters that a pass casts to the compute dtype before anything else: given in it,
+        they make the same values, and the same gradients, in it."""
+        products = [f"{x}{end}" for x in "qkvo" for end in ("", "_bias")]
+        own = {f"blocks.{i}.attn.{x}" for i in range(self.model.layers) for x in products}
+        mlps = tuple(f"blocks.{i}.mlp." for i in range(self.model.layers))
+        return [k for k in self.declared if k in own or k.startswith(mlps) or k == "head"]
+
     def forward(
         self,
         p: Params,
@@ -185,7 +193,8 @@ class Transformer(Places):
             y = linear(x_EBTD, weight, bias).to(bias.dtype)
             return y.squeeze(-1) if self.model.read_out == "scalar" else y
         table = p["head"] if "head" in self.declared else p["embed.tokens"]
-        z = linear(x_EBTD, cast(table, dtype)).to(table.dtype)
+        z = linear(x_EBTD, cast(table, dtype))
+        z = z.to(torch.promote_types(z.dtype, torch.float32))
         cap = self.model.softcap
         return z if cap is None else cap * torch.tanh(z / cap)
 

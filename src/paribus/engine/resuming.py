@@ -1,0 +1,52 @@
+"""A stack's state as one flat mapping of tensors [E, …], and back from its members' checkpoints."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from paribus import arrays
+from paribus.engine import checkpoint
+from paribus.engine.freezing import stateful
+
+if TYPE_CHECKING:
+    from paribus.engine.train import Trainer
+
+
+def flat(trainer: Trainer) -> dict[str, Tensor]:
+    """All tensors of a stack by kind and path."""
+    out = {f"param/{k}": t for k, t in trainer.params.items()}
+    for name, tensors in trainer.state.items():
+        out |= {f"optim/{name}/{k}": t for k, t in tensors.items()}
+    scaler = {f"scaler/{k}": t for k, t in trainer.scaler.items()}
+    return out | scaler | {"targets": trainer.targets}
+
+
+def restore(trainer: Trainer) -> None:
+    """Everything as the members' checkpoints have it."""
+    states = [m.state for m in trainer.members]
+    stacked = checkpoint.stack([s[0] for s in states if s], trainer.settings.device)
+    for k, t in stacked.items():
+        kind, _, rest = k.partition("/")
+        if kind == "param":
+            trainer.params[rest] = t
+        elif kind == "optim":
+            name, _, path = rest.partition("/")
+            trainer.state.setdefault(name, {})[path] = t
+        elif kind == "scaler":
+            trainer.scaler[rest] = t
+        else:
+            trainer.targets = t
+    for e, s in enumerate(states):
+        assert s is not None
+        trainer.had.append(stateful(s[0]))
+        notes = s[1]
+        trainer.past[e] = {c: list(arrays.unpack(v)) for c, v in notes["curves"].items()}
+        trainer.checks[e] = list(notes["checks"])
+        trainer.continuity[e] = list(notes.get("continuity", ()))
+        trainer.best[e] = {k: (v, s) for k, (v, s) in notes["best"].items()}
+        trainer.tokens[e] = float(notes["tokens"])
+    first = states[0]
+    assert first is not None
+    trainer.seconds = float(first[1]["seconds"])
