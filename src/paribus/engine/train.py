@@ -257,7 +257,7 @@ class Trainer:
             total = total * self.scaler["scale"]
         new = torch.autograd.grad(total.sum(), leaves, allow_unused=True)
         grads = [torch.zeros_like(p) if g is None else g for g, p in zip(new, leaves, strict=True)]
-        return grads, sum_E.detach(), count_E
+        return grads, sum_E.detach(), count_E.to(sum_E.dtype)
 
     def _on_device(self, batch: Any, ready: Any, v: Any) -> tuple[Tensor, ...]:
         """All that a step does with a batch, from tensors to tensors alone."""

@@ -27,10 +27,21 @@ def linear(x_EBTD: Tensor, w_EFD: Tensor, b_EF: Tensor | None = None) -> Tensor:
     x_END = cast(x_EBTD, w_EFD.dtype).flatten(1, 2)
     if x_END.shape[0] != w_EFD.shape[0]:
         x_END = x_END.expand(w_EFD.shape[0], -1, -1)
-    y_ENF = torch.bmm(x_END, w_EFD.mT)
-    if b_EF is not None:  # fused with what follows; baddbmm would first write it out for all tokens
-        y_ENF = y_ENF + cast(b_EF, w_EFD.dtype).unsqueeze(1)
+    b_EF = None if b_EF is None else cast(b_EF, w_EFD.dtype)
+    if on_gpu(x_END):
+        from paribus.nn._cuda import Product
+
+        y_ENF = Product.apply(x_END, w_EFD, b_EF)
+    else:
+        y_ENF = torch.bmm(x_END, w_EFD.mT)
+        if b_EF is not None:  # fused with what follows; baddbmm would first write it out
+            y_ENF = y_ENF + b_EF.unsqueeze(1)
     return y_ENF.unflatten(1, (B, T))
+
+
+def on_gpu(x: Tensor) -> bool:
+    """Whether the gradients of _cuda.py are worth it."""
+    return x.is_cuda
 
 
 def embed(ids_EBT: Tensor, table_EVD: Tensor) -> Tensor:

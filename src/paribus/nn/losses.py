@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from paribus.contracts import IGNORE as IGNORE
 from paribus.lazy import F, torch
 from paribus.lazy import numpy as np
+from paribus.nn.linear import on_gpu
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,10 +19,14 @@ def nats(logits_EBTV: Tensor, targets_EBT: Tensor) -> tuple[Tensor, Tensor]:
     """Cross-entropy of each target in nats, 0 where it is IGNORE, and whether it counts;
     fp32 at least."""
     wide = logits_EBTV if logits_EBTV.dtype == torch.float64 else logits_EBTV.float()
-    flat = F.cross_entropy(
-        wide.flatten(0, 2), targets_EBT.flatten(), ignore_index=IGNORE, reduction="none"
-    )
-    return flat.view(targets_EBT.shape), targets_EBT != IGNORE
+    flat_NV, flat_N = wide.flatten(0, 2), targets_EBT.flatten()
+    if on_gpu(wide):
+        from paribus.nn._cuda import Surprisal
+
+        found = Surprisal.apply(flat_NV, flat_N)
+    else:
+        found = F.cross_entropy(flat_NV, flat_N, ignore_index=IGNORE, reduction="none")
+    return found.view(targets_EBT.shape), targets_EBT != IGNORE
 
 
 def language(logits_EBTV: Tensor, batch: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:

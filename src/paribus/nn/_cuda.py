@@ -1,0 +1,57 @@
+"""Products and cross-entropy whose gradients are made as a GPU wants them.
+
+E trials, N tokens, D inputs, F outputs, V vocabulary.  The CPU keeps torch's own: its bits stand in
+records.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from paribus.contracts import IGNORE
+
+
+class Product(torch.autograd.Function):
+    """x wᵀ + b.  The gradient of the weight lies as the weight does: torch's is transposed, and
+    gathering it cost as much as the whole update.  That of the bias is summed from what the
+    products read, not from a second making of it."""
+
+    @staticmethod
+    def forward(ctx: Any, x_END: Tensor, w_EFD: Tensor, b_EF: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x_END, w_EFD)
+        ctx.biased = b_EF is not None
+        y_ENF = torch.bmm(x_END, w_EFD.mT)
+        return y_ENF if b_EF is None else y_ENF + b_EF.unsqueeze(1)
+
+    @staticmethod
+    def backward(ctx: Any, g_ENF: Tensor) -> tuple[Tensor | None, ...]:
+        x_END, w_EFD = ctx.saved_tensors
+        x, w, b = ctx.needs_input_grad
+        dx = torch.bmm(g_ENF, w_EFD) if x else None
+        dw = torch.bmm(g_ENF.mT, x_END) if w else None
+        db = g_ENF.sum(1) if b and ctx.biased else None
+        return dx, dw, db
+
+
+class Surprisal(torch.autograd.Function):
+    """Cross-entropy [N] of logits [N,V]; 0 where the target is IGNORE.  Its gradient is one pass
+    over the logits: compiled, it is written in the dtype that the products before it read, and
+    nothing as large as the logits is kept in fp32."""
+
+    @staticmethod
+    def forward(ctx: Any, z_NV: Tensor, of_N: Tensor) -> Tensor:
+        most_N1 = z_NV.amax(1, keepdim=True)
+        total_N1 = (z_NV - most_N1).exp().sum(1, keepdim=True).log() + most_N1
+        ctx.save_for_backward(z_NV, total_N1, of_N)
+        said_N1 = z_NV.gather(1, of_N.clamp(min=0).unsqueeze(1))
+        return (total_N1 - said_N1).squeeze(1).masked_fill(of_N == IGNORE, 0.0)
+
+    @staticmethod
+    def backward(ctx: Any, g_N: Tensor) -> tuple[Tensor, None]:
+        z_NV, total_N1, of_N = ctx.saved_tensors
+        g_N1 = g_N.masked_fill(of_N == IGNORE, 0.0).unsqueeze(1)
+        right_NV = torch.arange(z_NV.shape[1], device=z_NV.device) == of_N.unsqueeze(1)
+        return ((z_NV - total_N1).exp() - right_NV.to(z_NV.dtype)) * g_N1, None
