@@ -21,7 +21,7 @@ from paribus.errors import SpecError
 from paribus.launch import gpus, local
 from paribus.launch.progress import Progress
 from paribus.store import DiskError, Store, StoreError, ended, init_home, provenance
-from paribus.study import source
+from paribus.study import source, stacks
 from paribus.study.plan import Item, Plan, work
 from paribus.study.record import registration_hash, results_seen
 
@@ -265,7 +265,9 @@ def _gpu_slots(plan: Plan, device: str, o: Namespace) -> tuple[list[local.Slot],
         del k
     share = (gpus.share(o.gpu_memory) or 1.0) / each
     # Several GPUs for one trial are there for trials that are large.
-    default = 1 if o.per_trial > 1 else _stack(plan, found, numbers, share)
+    totals = [share * g.total for g in found if g.index in numbers and g.total]
+    memory = min(totals) if totals else None
+    default = 1 if o.per_trial > 1 else stacks.trials(plan, memory, len(slots))
     return slots, o.stack or default
 
 
@@ -285,15 +287,6 @@ def _busy(slots: list[local.Slot], slot: local.Slot, group: list[int]) -> Callab
         return next((r for r in reasons if r), "")
 
     return look
-
-
-def _stack(plan: Plan, found: list[gpus.Gpu], numbers: list[int], share: float) -> int:
-    """At most 16 trials, and as many as the memory formula allows."""
-    need = plan.memory()
-    totals = [g.total for g in found if g.index in numbers and g.total]
-    if not need or not totals:
-        return 16
-    return max(1, min(16, int(0.8 * share * min(totals) / need)))
 
 
 def cores() -> int:

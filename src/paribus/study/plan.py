@@ -18,7 +18,7 @@ from paribus.parts import dump
 from paribus.spec import Model, digest
 from paribus.store import Store, TrialState
 from paribus.store.scan import Look, Scan
-from paribus.study import units
+from paribus.study import stacks, units
 from paribus.study.expand import Condition, Expansion, Trial, expand
 from paribus.study.record import flops_per_token, most_tokens, parameters, parameters_trained
 from paribus.study.record import study_record as study_record
@@ -28,7 +28,6 @@ from paribus.study.units import work as work  # told by those who have a plan
 
 # Sustained training rates that an estimate starts from, FLOP/s; measured runs replace them.
 ASSUMED = {"cpu": 8e9, "cuda": 1e14, "mps": 1e12}
-AT_WORK = 16  # trials whose checkpoints may lie beside each other: a stack
 OVERHEAD = {"cpu": 4e-3, "cuda": 8e-3, "mps": 2e-2}  # seconds a step that no FLOP explains
 
 
@@ -302,7 +301,7 @@ class Plan:
         states = sorted(state(i.trial) for i in self.to_train())
         trunks = [state(t.like) for t, _ in self.training.trunks.values()
                   if t.like.pack_key in sizes]  # fmt: skip
-        kept = len(each) if "state" in self.study.keep else AT_WORK
+        kept = len(each) if "state" in self.study.keep else max(16, stacks.trials(self))
         return round(sum(each) + sum(states[-kept:]) + sum(trunks))
 
     def _weights(self, pack_key: str) -> int:
@@ -323,12 +322,16 @@ class Plan:
         return max((self._memory(i, world) for i in shapes.values()), default=0)
 
     def _memory(self, item: Item, world: int) -> int:
-        from paribus.nn import flops
-
         if (other := self._measured.get(item.trial.pack_key)) is not None:
             engine = (other.state.end or {}).get("engine", {})
             if engine.get("peak_memory") and engine.get("world", 1) == world:
                 return int(engine["peak_memory"] / engine.get("stack", 1))
+        return self.said_memory(item, world)
+
+    def said_memory(self, item: Item, world: int = 1) -> int:
+        """What the formula says that a step of this trial needs; 0 where it says nothing."""
+        from paribus.nn import flops
+
         sizes = [0]
         for p in item.trial.variant.phases:
             length = p.spec.task.io().length
