@@ -154,7 +154,8 @@ def length(scale: str) -> Factor:
 
 def judged(scale: str, lengths: Factor) -> list[Eval]:
     """BPB of packed rows, with losses by place; of the same targets with more and less before them;
-    and a number hidden in text."""
+    and a number hidden in text.  Nothing is evaluated as training goes on: it would be with the
+    arm's own scaling in the base, too, and each arm would need a base of its own."""
     s = size(scale)
     hidden = {
         "paper": probes.passkey(lengths=(1024, 2048, 4096, 8192, 16_384, 32_768)),
