@@ -76,6 +76,16 @@ def test_a_cache_is_a_full_pass_in_bf16(name):
     assert (torch.cat(parts_, 2) - whole).abs().max() < 3e-2 * max(1.0, float(whole.abs().max()))
 
 
+@pytest.mark.parametrize("name", STATIC)
+def test_longer_rows_change_no_table_of_what_was_there(name):
+    core = Transformer(model_with(None, **MODELS[name]))
+    short, long = (
+        core.tables(View({n: torch.arange(size).view(1, 1, -1) for n in ("index", "token")}))
+        for size in (OLD, LONG)
+    )
+    assert all(torch.equal(table, long[n][:, :, :OLD]) for n, table in short.items())
+
+
 def test_coordinates_of_few_bits_are_refused():
     """bf16 has 8 bits: of 32,768 places it tells 1,153 apart.  Tables are made in float64 and then
     cast, so that computing in bf16 costs no place."""

@@ -248,6 +248,18 @@ def test_scores_depend_on_the_distance_alone(cls):
         assert float(far.sum()) == pytest.approx(near, abs=1e-9)
 
 
+def test_turning_the_other_way_gives_the_same_scores():
+    """Some turn by −θ (nanochat, OLMo-core): the same function of heads whose second half has the
+    other sign."""
+    rope = positions.rope(scaling=scalings.yarn(factor=4.0, original=8))
+    g = torch.Generator().manual_seed(1)
+    q, k = (torch.randn(1, 16, dtype=torch.float64, generator=g) for _ in range(2))
+    sign = torch.tensor([1.0] * 8 + [-1.0] * 8, dtype=torch.float64)
+    ours = (rotated(rope, q, [19], 16) * rotated(rope, k, [4], 16)).sum()
+    theirs = (rotated(rope, q * sign, [-19], 16) * rotated(rope, k * sign, [-4], 16)).sum()
+    assert float(theirs) == pytest.approx(float(ours), abs=1e-12)
+
+
 def test_the_first_tokens_of_longrope_keep_their_frequencies():
     part = scalings.longrope(factor=4.0, original=8, long=(4.0,) * 8, start=3, length=32)
     x = torch.ones(6, 16, dtype=torch.float64)
