@@ -14,6 +14,7 @@ import torch
 
 from paribus import parts, schedules
 from paribus import spec as specs
+from paribus.analysis import importing
 from paribus.cli import main
 from paribus.errors import SpecError
 from paribus.parts import dump
@@ -24,7 +25,9 @@ from paribus.study.plan import Plan
 from paribus.text import paths
 from tests.command import paribus
 from tests.engine import tiny
+from tests.probes import bundle
 
+REPO = Path(__file__).resolve().parents[2]
 STUDIES = (
     "rope-scaling",
     "rope-scaling-zero",
@@ -164,6 +167,30 @@ def test_a_scale_of_novels_wants_books(name: str) -> None:
     assert task.corpus.fingerprint()
     small = source.load(name, scale="small").study
     assert [t.name for t in study.trials()] == [t.name for t in small.trials()]
+
+
+def test_the_published_values_stand_beside_ours() -> None:
+    """As imported arms: bits a byte always, CORE where its questions are there; and then what the
+    document says of CORE is a criterion."""
+    folder = REPO / "docs/studies/rope-scaling-published"
+    record = planned("rope-scaling", "paper").record
+    for name, value in (("rope", 0.8024), ("pi", 0.8019), ("ntk13", 0.8008), ("yarn", 0.7992)):
+        ((arm,), left_out) = importing.arms(record, folder / f"{name}.json", None, None)
+        assert not left_out
+        assert {(r["evaluation"], r.get("length")) for r in arm["rows"]} == {
+            ("rows", "8192"),
+            ("trained", None),
+        }
+        assert arm["rows"][0]["value"] == value
+        with pytest.raises(SpecError, match="no metric 'core_v1'"):
+            importing.arms(record, folder / f"{name}-core.json", None, None)
+    bundle.write(Path(shared.BUNDLE))
+    plan = planned("rope-scaling", "paper")
+    plan.refuse()
+    assert {"core_pi", "core_ntk", "core_yarn"} <= plan.study.criteria.keys()
+    for name in ("rope", "pi", "ntk13", "yarn"):
+        ((arm,), _) = importing.arms(plan.record, folder / f"{name}-core.json", None, None)
+        assert len(arm["rows"]) == 6
 
 
 # ── beforehand, and a run ───────────────────────────────────────────────────────────────────
