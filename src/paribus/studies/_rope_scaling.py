@@ -182,6 +182,7 @@ def window(scale: str) -> Any:
         stride=stride,
         start=longest - stride,
         within="document",
+        each=fewer // 8,  # of eight books at least
         eval_tokens=fewer,
     )
 
