@@ -218,7 +218,7 @@ def test_the_smallest_scale_runs_to_its_verdicts() -> None:
     assert all(f"\n{claim}: " in done.stdout for claim in claims)
     rows = json.loads(paribus("results", name, "--scale", "smoke", "--format", "json").stdout)
     found = {(r["evaluation"], r["length"], r["metric"]) for r in rows}
-    assert {("window", 32, "bpb"), ("rows", 128, "bpb")} <= found
+    assert {("window", 32, "bpb"), ("rows", 128, "bpb"), ("places", None, "bpb")} <= found
     assert ("passkey", "found") in {(r["evaluation"], r["metric"]) for r in rows}
 
 

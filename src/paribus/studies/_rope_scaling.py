@@ -153,9 +153,12 @@ def length(scale: str) -> Factor:
 
 
 def judged(scale: str, lengths: Factor) -> list[Eval]:
-    """BPB of packed rows, with losses by place; of the same targets with more and less before them;
-    and a number hidden in text.  Nothing is evaluated as training goes on: it would be with the
-    arm's own scaling in the base, too, and each arm would need a base of its own."""
+    """BPB of packed rows; by place in the row and in the document, of rows of the new length; of
+    the same targets with more and less before them; and a number hidden in text.
+
+    Nothing is evaluated as training goes on: it would be with the arm's own scaling in the base,
+    too, and each arm would need a base of its own.
+    """
     s = size(scale)
     hidden = {
         "paper": probes.passkey(lengths=(1024, 2048, 4096, 8192, 16_384, 32_768)),
@@ -163,7 +166,8 @@ def judged(scale: str, lengths: Factor) -> list[Eval]:
         "smoke": probes.passkey(lengths=(512,), depths=(50,), trials=2),
     }
     return [
-        Eval("rows", text(scale, bins=FIRST[s]), over=[lengths], by=("position", "place")),
+        Eval("rows", text(scale), over=[lengths]),
+        Eval("places", text(scale, length=new(scale), bins=FIRST[s]), by=("position", "place")),
         Eval("window", window(scale), over=[lengths]),
         Eval("passkey", hidden[s], by=("length", "depth")),
     ]
@@ -193,12 +197,11 @@ def core(scale: str) -> list[Eval]:
     return [Eval("core", probes.core(data=BUNDLE), by=("task",))] if there else []
 
 
-def learned(scale: str, arm: Any, lengths: Factor) -> dict[str, Any]:
+def learned(scale: str, arm: Any) -> dict[str, Any]:
     """The manipulation check: the base uses its context inside the old length.  Bytes in the second
     half of its rows cost less than those at the beginning, by a tenth of a bit."""
     late, early = (
-        metric("bpb", evaluation="rows", slice=f"position={place}")
+        metric("bpb", evaluation="places", slice=f"position={place}")
         for place in (old(scale) // 2, 0)
     )
-    short = lengths[old(scale)]
-    return {"context": criterion(arm, on=late.at(short) - early.at(short), below=-0.1)}
+    return {"context": criterion(arm, on=late - early, below=-0.1)}

@@ -117,5 +117,5 @@ def study(scale: str) -> Study:
             shorter=no_worse(at(yarn), than=at(short), on=near, within=".01 bits"),
         ),
         criteria=criteria,
-        checks=shared.learned(scale, at(untouched), length),
+        checks=shared.learned(scale, at(untouched)),
     )  # fmt: skip

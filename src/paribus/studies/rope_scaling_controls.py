@@ -76,7 +76,7 @@ def study(scale: str) -> Study:
                 by=LEAST,
             ),
         ),
-        checks=shared.learned(scale, scaling["rope"] & rewarm, length),
+        checks=shared.learned(scale, scaling["rope"] & rewarm),
         criteria=dict(
             yarn_first=criterion(
                 scaling["yarn"] & four & jump, than=scaling["rope"] & jump, on=far, below="-0.40%"

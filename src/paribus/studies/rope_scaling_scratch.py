@@ -49,5 +49,5 @@ def study(scale: str) -> Study:
             alibi=better(position["alibi"] & long, than=position["rope"] & long, on=far, by=LEAST),
             fire=better(position["fire"] & long, than=position["rope"] & long, on=far, by=LEAST),
         ),
-        checks=shared.learned(scale, position["rope"] & short, length),
+        checks=shared.learned(scale, position["rope"] & short),
     )

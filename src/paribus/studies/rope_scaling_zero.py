@@ -24,7 +24,7 @@ def study(scale: str) -> Study:
     def at(name: str, tokens: int, warm: str = "1") -> Any:
         return bpb.at(read_with[name] & temperature[warm] & length[tokens])
 
-    checked = shared.learned(scale, None, length)
+    checked = shared.learned(scale, None)
     return Study(
         "rope-scaling-zero",
         "Which scaling of RoPE lets a model read four times longer rows than it was trained on, "
@@ -32,7 +32,7 @@ def study(scale: str) -> Study:
         base=shared.base(scale).then("extend", shared.untouched(scale)),
         seeds={"paper": 1, "small": 5, "smoke": 1}[s],
         evaluate=[
-            shared.judged(scale, length)[0],
+            *shared.judged(scale, length)[:2],
             Eval("window", shared.window(scale), over=[read_with, temperature, length]),
         ],
         primary="bpb",
