@@ -2,13 +2,14 @@
 
 ALiBi and FIRE cannot be put in at a checkpoint as the scalings of RoPE can, so each is trained from
 scratch, on rows of the old length and of the new one, with as many tokens a step.  FIRE has learned
-parameters of its own: the column ``parameters`` says how many.
+parameters of its own: the column ``parameters`` says how many.  There is no scale ``paper``: FIRE's
+32 units of all pairs of 8,192 tokens are 8.6 GB a layer.
 """
 
 from paribus import Factor, Study, better, decreasing, increasing, positions
 from paribus.studies import _rope_scaling as shared
 
-SCALES = shared.SCALES
+SCALES = ("small", "small-novels", "smoke")
 LEAST = 0.001  # bits a byte
 
 
@@ -35,7 +36,7 @@ def study(scale: str) -> Study:
         "without seeing any?",
         base=shared.base(scale, steps={"small": 1250}.get(s)),
         factors=[position, trained],
-        seeds={"paper": 1, "small": 3, "smoke": 1}[s],
+        seeds={"small": 3, "smoke": 1}[s],
         evaluate=shared.judged(scale, length),
         baseline=position["rope"] & long,
         primary="bpb",
