@@ -27,6 +27,7 @@ PAGES = ("README.md", "README.zh-CN.md", "docs/study-files.md", "docs/design.md"
 STUDIES = ("docs/studies/parallelmind.md", "docs/studies/parallelmind.zh-CN.md")
 JOINS = ("docs/studies/table-connectivity.md", "docs/studies/table-connectivity.zh-CN.md")
 FROZEN = ("docs/studies/qk-freeze.md", "docs/studies/qk-freeze.zh-CN.md")
+LONGER = ("docs/studies/rope-scaling.md", "docs/studies/rope-scaling.zh-CN.md")
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -194,7 +195,7 @@ def test_every_argument_of_a_study_is_documented() -> None:
 LINK = re.compile(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)")
 
 
-@pytest.mark.parametrize("page", [*PAGES, *STUDIES, *JOINS, *FROZEN, "CONTRIBUTING.md"])
+@pytest.mark.parametrize("page", [*PAGES, *STUDIES, *JOINS, *FROZEN, *LONGER, "CONTRIBUTING.md"])
 def test_links_lead_somewhere(page: str) -> None:
     text = (REPO / page).read_text(encoding="utf-8")
     wrong = [t for t in LINK.findall(text) if not (REPO / page).parent.joinpath(t).exists()]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ import pytest
 
 from paribus import mlps, positions, presets
 from paribus.analysis.plots import Material, figures, parameters, styled
-from paribus.analysis.report import Told, outputs
+from paribus.analysis.report import Told, csvs, outputs
 from paribus.errors import SpecError
 from paribus.nn.declare import declare
 from paribus.nn.freeze import audit
@@ -128,3 +130,31 @@ def test_nothing_of_the_users_is_written_over(tmp_path: Path) -> None:
     (tmp_path / outputs.DATA).write_text(json.dumps({**data, "question": "mine"}))
     with pytest.raises(SpecError, match=r"analysis_results\.json"):
         outputs.check(tmp_path, instance, made)
+
+
+def test_csvs_hold_each_arm_with_per_cent_of_the_baseline() -> None:
+    record = study([GROUP], [], seeds=2, primary="ppl", baseline={"group": ["free"]})
+    found = rows(record, lambda v, c: 2.0 + 0.01 * (v["group"] != "free"))
+    curves = {"loss": {"qk-s1": [(1, 5.0), (2, 4.0)]}, "lr": {"qk-s1": [(1, 0.1), (2, 0.2)]}}
+    names = [t["name"] for t in record["trials"]]
+    curves = {k: {names[-1]: of["qk-s1"]} for k, of in curves.items()}
+    made = csvs.files(Told(record, found, curves=curves))
+    assert set(made) == {
+        "results.csv", "results_free.csv", "results_qk.csv", "results_qk ffn.csv",
+        "training_curves.csv",
+    }  # fmt: skip
+    lines = [*csv.DictReader(io.StringIO(made["results.csv"].decode()))]
+    assert {line["variant"] for line in lines} == set(FREEZE)
+    for line in lines:
+        own = line["variant"] == "free"
+        assert line["n"] == "2"
+        assert line["baseline"] == ("" if own else "free")
+        mine = float(line["mean"])
+        (base,) = (float(x["mean"]) for x in lines
+                   if x["variant"] == "free" and x["metric"] == line["metric"])  # fmt: skip
+        assert own or float(line["percent"]) == pytest.approx(100 * (mine / base - 1))
+    steps = [*csv.DictReader(io.StringIO(made["training_curves.csv"].decode()))]
+    assert [(x["step"], x["loss"], x["lr"]) for x in steps] == [
+        ("1", "5.0", "0.1"),
+        ("2", "4.0", "0.2"),
+    ]

@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from paribus import parts
+from paribus.contracts import View
+from paribus.errors import SpecError
 from paribus.nn.cache import Cache
 from paribus.nn.transformer import Transformer
 from tests.nn.models import model_with, parameters, tokens
@@ -72,6 +74,31 @@ def test_a_cache_is_a_full_pass_in_bf16(name):
         cache = Cache(core.dims, 1, 2, LONG)
         parts_ = [core(p, chunk, cache=cache, dtype=low) for chunk in ids.split(7, 2)]
     assert (torch.cat(parts_, 2) - whole).abs().max() < 3e-2 * max(1.0, float(whole.abs().max()))
+
+
+@pytest.mark.parametrize("name", STATIC)
+def test_longer_rows_change_no_table_of_what_was_there(name):
+    core = Transformer(model_with(None, **MODELS[name]))
+    short, long = (
+        core.tables(View({n: torch.arange(size).view(1, 1, -1) for n in ("index", "token")}))
+        for size in (OLD, LONG)
+    )
+    assert all(torch.equal(table, long[n][:, :, :OLD]) for n, table in short.items())
+
+
+def test_coordinates_of_few_bits_are_refused():
+    """bf16 has 8 bits: of 32,768 places it tells 1,153 apart.  Tables are made in float64 and then
+    cast, so that computing in bf16 costs no place."""
+    places = torch.arange(32_768)
+    assert len(places.bfloat16().unique()) == 1153
+    core = Transformer(model_with(positions.rope()))
+    row, few = places.view(1, 1, -1), places.bfloat16().view(1, 1, -1)
+    with pytest.raises(SpecError, match="do not tell places apart"):
+        core.tables(View({"index": row, "token": few}))
+    view = View({"index": row, "token": row})
+    cast, fine = (core.tables(view, dtype=d) for d in (torch.bfloat16, torch.float64))
+    for name, table in fine.items():
+        assert (cast[name].double() - table).abs().max() < 2e-3
 
 
 def test_log_n_is_plain_up_to_the_old_length():

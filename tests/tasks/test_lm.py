@@ -54,6 +54,11 @@ def test_bits_per_byte_by_hand() -> None:
     assert found["ppl"]["value"] == pytest.approx(math.exp(2.0))
 
 
+def test_text_of_no_bytes_has_no_bits_per_byte() -> None:
+    """Missing, not infinite and not 0."""
+    assert "bpb" not in values({"bpb": {"sum": 1.0, "count": 0.0}}, type(lm()).metrics)
+
+
 def test_perplexity_is_of_totals_not_a_mean_of_means() -> None:
     totals = {"loss": {"sum": 10.0, "count": 4.0}}
     assert values(totals, type(lm()).metrics)["ppl"]["value"] == pytest.approx(math.exp(2.5))

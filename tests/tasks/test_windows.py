@@ -126,6 +126,18 @@ def test_windows_stay_in_their_documents(judged: Any) -> None:
             assert count == len(ids) - len(tokens.starts), "every token but a document's first"
 
 
+def test_so_many_targets_of_each_document(judged: Any) -> None:
+    """Whole documents' beginnings, so that the evaluated tokens are of more than the first one."""
+    run, _, _, tokens = judged
+    lengths = np.diff([*tokens.starts.tolist(), len(tokens.ids)])
+    for each, start in ((8, 0), (20, 5), (10**6, 0)):
+        found = run(length=32, stride=8, start=start, within="document", each=each)
+        room = np.maximum(lengths - max(start, 1), 0)
+        assert found["metrics"]["loss"]["count"] == np.minimum(room, each).sum()
+    with pytest.raises(SpecError, match='give within="document"'):
+        run(length=32, each=8)
+
+
 def test_what_longer_context_gives_is_measured_on_the_same_targets(judged: Any) -> None:
     run = judged[0]
     same = {"stride": 8, "start": 128, "eval_tokens": 640}

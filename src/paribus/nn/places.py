@@ -372,7 +372,12 @@ def _of_places(model: Model) -> tuple[Any, Any]:
 
 
 def _exact(c: Tensor) -> Tensor:
-    """A coordinate in float64, as parts are promised; on the CPU where the device has none."""
+    """A coordinate in float64, as parts are promised; on the CPU where the device has none.
+
+    One that comes in half precision has lost places already: bf16 tells 1,153 of 32,768 apart.
+    """
+    if c.dtype in (torch.bfloat16, torch.float16):
+        raise SpecError(f"coordinates in {c.dtype} do not tell places apart; give whole numbers")
     return (c.cpu() if c.device.type == "mps" else c).double()
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from paribus import parts
 from paribus import spec as specs
 from paribus._version import __version__
+from paribus.contracts import Probe
 from paribus.errors import SpecError
 from paribus.parts import dump
 from paribus.spec import Model, canonical
@@ -172,10 +173,11 @@ def _evaluated(plan: Plan) -> dict[str, Any]:
         for c in item.cells:
             if c.id not in out and c.spec is not None:
                 e, task = c.condition.evaluation, c.spec.task
+                asks = isinstance(e.what, Probe)  # its prompts have lengths of their own
                 out[c.id] = {
                     "split": e.split,
                     "examples": e.examples,
-                    "length": task.io().length,
+                    "length": None if asks else task.io().length,
                     "data": item.trial.variant.prints(task),
                 }
     return out

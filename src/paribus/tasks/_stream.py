@@ -32,8 +32,15 @@ class Stream(Source):
         stride = task.stride or t
         if stride > t:
             raise SpecError(f"task.stride: {stride} targets do not fit into windows of {t} tokens")
+        if task.each is not None and task.within != "document":
+            raise SpecError('task.each: it counts targets of a document; give within="document"')
         self.windows = _windows.cut(
-            tokens, stride=stride, start=task.start, within=task.within, most=task.eval_tokens
+            tokens,
+            stride=stride,
+            start=task.start,
+            within=task.within,
+            most=task.eval_tokens,
+            each=task.each,
         )
         self.size = self.windows.size
         if task.bins is not None:

@@ -37,12 +37,15 @@ class Windows(NamedTuple):
         return len(self.base)
 
 
-def cut(tokens: Tokens, *, stride: int, start: int, within: str, most: int) -> Windows:
+def cut(
+    tokens: Tokens, *, stride: int, start: int, within: str, most: int, each: int | None = None
+) -> Windows:
     """Blocks of ``stride`` targets in the order of the text, from the target at place ``start`` of
     each text (1 at least: the first token is no target) on, ``most`` targets in all.
 
     They do not depend on the window's length: conditions of any length score the same targets.
-    Of the stream whole blocks alone are scored; a document's last block may be shorter.
+    Of the stream whole blocks alone are scored; a document's last block may be shorter.  ``each``:
+    so many targets of a document at most, so that more documents are read.
     """
     first, n = max(start, 1), len(tokens.ids)
     if within == "stream":
@@ -51,6 +54,8 @@ def cut(tokens: Tokens, *, stride: int, start: int, within: str, most: int) -> W
         return Windows(np.zeros(size, np.int64), end, np.full(size, stride))
     ends = np.append(tokens.starts[1:], n)
     targets = np.maximum(ends - tokens.starts - first, 0)
+    if each is not None:
+        targets = np.minimum(targets, each)
     blocks = -(-targets // stride)
     of = np.repeat(np.arange(len(blocks)), blocks)
     number = np.arange(len(of)) - np.repeat(np.cumsum(blocks) - blocks, blocks)

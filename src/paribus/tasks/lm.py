@@ -43,6 +43,8 @@ class Lm(Task, frozen=True, kw_only=True):
         start: targets before this place of the text are not scored.
         within: what evaluated windows stay in: the packed "stream", or each "document", which then
             has its own ``start``, and whose last block may be shorter.
+        each: targets scored of a document, at most, so that ``eval_tokens`` are of several books
+            and not of the first alone; needs within="document".  None: all.
         pack: how training rows are made: the "stream", cut, or "best_fit" (``text/fitted.py``),
             which leaves out the rest of a document that it cuts.  nanochat reads such rows as they
             come, longest documents first; here an epoch's rows are shuffled.
@@ -61,6 +63,7 @@ class Lm(Task, frozen=True, kw_only=True):
     stride: Annotated[int, Meta(ge=1)] | None = None
     start: Annotated[int, Meta(ge=0)] = 0
     within: Literal["stream", "document"] = "stream"
+    each: Annotated[int, Meta(ge=1)] | None = None
     bins: Annotated[int, Meta(ge=1)] | None = None
     pack: Literal["stream", "best_fit"] = "stream"
     segments: bool = False

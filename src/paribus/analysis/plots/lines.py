@@ -229,7 +229,11 @@ def _lines(points: Sequence[Point], m: Material, metric: str | None, axis: Axis)
         for ax in flat[max(0, len(panels) - columns) : len(panels)]:
             ax.set_xlabel(axis.name.replace("_", " "))
             ax.tick_params(labelbottom=True)
-        canvas.figure.supylabel(quantity(canvas, t.metric, t.unit, t.better), fontsize=10)
+        said = quantity(canvas, t.metric, t.unit, t.better)
+        if rows == 1:  # in the middle of the figure it would run into the legend
+            canvas.ax.set_ylabel(said)
+        else:
+            canvas.figure.supylabel(said, fontsize=10)
     else:
         canvas.ax.set_xlabel(axis.name.replace("_", " "))
         canvas.ax.set_ylabel(quantity(canvas, t.metric, t.unit, t.better))

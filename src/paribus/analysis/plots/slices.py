@@ -9,7 +9,7 @@ from typing import Any
 from paribus.analysis import slices
 from paribus.analysis.cells import condition_label
 from paribus.analysis.plots.axes import Axis, apart, axis_of, dressed
-from paribus.analysis.plots.canvas import COLOURS, GREY, Canvas, legend, quantity, short
+from paribus.analysis.plots.canvas import COLOURS, GREY, Canvas, below, quantity, short
 from paribus.analysis.plots.lines import DOTS
 from paribus.analysis.plots.material import FEW, PANELS, SINGLE, Look, Material, Point, mean_point
 from paribus.analysis.sheets import counted
@@ -17,6 +17,7 @@ from paribus.analysis.tables import span
 from paribus.study.measures import Node
 
 LETTER = 0.062  # inches of a letter under the axis
+TITLE = 90  # letters of the titles beside each other
 
 
 def kinds(m: Material) -> list[str]:
@@ -99,7 +100,13 @@ def draw(points: Sequence[Point], m: Material, by: str) -> Canvas:
     items = {panel: _items(points, panel, order) for panel in panels}
     same = len({tuple(x) for x in items.values()}) == 1
     under = 0.7 if turned else 0.35
-    height = 1.9 * rows + under * (1 if same else rows) + 0.9
+    long = max(map(len, panels)) > TITLE / columns  # else it would run into its neighbour's
+
+    def title(panel: str) -> str:
+        return panel.replace(", ", "\n") if long else panel
+
+    above = 0.14 * rows * max(title(p).count("\n") for p in panels)
+    height = 1.9 * rows + above + under * (1 if same else rows) + 0.9
     canvas = m.canvas(f"slices-{plain(by)}", (7.6, height), rows, columns, sharex=same, sharey=True)
     flat = [ax for line in canvas.axes for ax in line]
     labels = list(dict.fromkeys(p["label"] for p in points if p["kind"] == "mean"))
@@ -120,7 +127,7 @@ def draw(points: Sequence[Point], m: Material, by: str) -> Canvas:
         ax.set_xlim(-0.5, len(order) - 0.5)
         ax.grid(visible=False, axis="x")
         if panel:
-            ax.set_title(panel, **({"fontsize": 8.5} if columns > 1 or m.narrow else {}))
+            ax.set_title(title(panel), **({"fontsize": 8.5} if columns > 1 or m.narrow else {}))
     for ax in flat[len(panels) :]:
         ax.set_visible(False)
     for ax in flat[max(0, len(panels) - columns) : len(panels)]:
@@ -129,7 +136,11 @@ def draw(points: Sequence[Point], m: Material, by: str) -> Canvas:
     metric = points[0]["metric"]
     info = m.study["metrics"][metric]
     canvas.figure.supylabel(quantity(canvas, metric, info["unit"], info["better"]), fontsize=10)
-    legend(canvas, 7)
+    shown: dict[str, Any] = {}  # an arm may be in one panel alone
+    for ax in flat:
+        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
+            shown.setdefault(label, handle)
+    below(canvas, list(shown.values()), list(shown), 7)
     return canvas
 
 

@@ -3,6 +3,7 @@
 comparison_table.txt       a line an arm: its metric at the end and at best, parameters, hours
 hypothesis_validation.txt  what came of each claim
 analysis_results.json      the same as data, each trial and each claim
+*.csv                      results by arm, slices of each, curves of training (csvs.py)
 val_<metric>_comparison.png, parameter_distribution.png and every other figure of the report
 """
 
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from paribus.analysis.plots.canvas import styled
+from paribus.analysis.report import csvs
 from paribus.analysis.stats import Sample
 from paribus.analysis.tables import aligned, fixed, judged
 from paribus.errors import SpecError
@@ -47,6 +49,7 @@ def files(told: Told, table: str, verdicts: str, lang: str = "en") -> dict[str, 
         TEXTS[0]: f"{_comparison(told, trials)}\n\n{table}\n".encode(),
         TEXTS[1]: f"{verdicts}\n".encode(),
     }
+    out |= csvs.files(told)
     called = names(told.study["primary"])
     for d in told.drawn:
         with styled():  # anew: one that was drawn for a page has kept its layout
