@@ -77,3 +77,23 @@ def test_a_training_loss_compiled_with_them(
         found = torch.autograd.grad(run(p, batch), leaves)
         assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(want, found, strict=True))
         assert all(g.is_contiguous() for g in found)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_an_odd_number_of_outputs_is_padded(bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    x, w, b = made((2, 3, 5, 4), (2, 13, 4), (2, 13))
+    given = (x, w, b) if bias else (x, w)
+    want = linear.linear(*given)
+    wanted = torch.autograd.grad(want.square().sum(), given)
+    monkeypatch.setattr(linear, "on_gpu", lambda x: True)
+    monkeypatch.setattr(linear, "ODD", 8)
+    widths = []
+    apply = Product.apply
+    monkeypatch.setattr(
+        Product, "apply", lambda x, w, b: (widths.append(w.shape[1]), apply(x, w, b))[1]
+    )
+    found = linear.linear(*given)
+    assert widths == [64]
+    assert torch.allclose(want, found)
+    for a, c in zip(wanted, torch.autograd.grad(found.square().sum(), given), strict=True):
+        assert torch.allclose(a, c)

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+ODD = 1024  # outputs up to which an odd number costs little
+
+
 def cast(x: Tensor, dtype: torch.dtype | None) -> Tensor:
     """The one place where compute precision is chosen; None keeps x as it is."""
     return x if dtype is None or x.dtype == dtype else x.to(dtype)
@@ -20,7 +23,12 @@ def cast(x: Tensor, dtype: torch.dtype | None) -> Tensor:
 
 def linear(x_EBTD: Tensor, w_EFD: Tensor, b_EF: Tensor | None = None) -> Tensor:
     """x wᵀ + b for each trial, in w's dtype."""
-    if w_EFD.shape[1] == 1:  # torch takes another kernel for one such product than for several
+    outputs = w_EFD.shape[1]
+    if outputs > ODD and outputs % 8 and on_gpu(x_EBTD):  # GPT-2's 50,257: products of odd sizes are slow
+        more = -outputs % 64
+        b_EF = None if b_EF is None else F.pad(b_EF, (0, more))
+        return linear(x_EBTD, F.pad(w_EFD, (0, 0, 0, more)), b_EF)[..., :outputs]
+    if outputs == 1:  # torch takes another kernel for one such product than for several
         b_EF = None if b_EF is None else F.pad(b_EF, (0, 1))
         return linear(x_EBTD, F.pad(w_EFD, (0, 0, 0, 1)), b_EF)[..., :1]
     B, T = x_EBTD.shape[1:3]
