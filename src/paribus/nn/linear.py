@@ -24,7 +24,7 @@ def cast(x: Tensor, dtype: torch.dtype | None) -> Tensor:
 def linear(x_EBTD: Tensor, w_EFD: Tensor, b_EF: Tensor | None = None) -> Tensor:
     """x wᵀ + b for each trial, in w's dtype."""
     outputs = w_EFD.shape[1]
-    if outputs > ODD and outputs % 8 and on_gpu(x_EBTD):  # GPT-2's 50,257: products of odd sizes are slow
+    if outputs > ODD and outputs % 8 and on_gpu(x_EBTD):  # GPT-2's 50,257: a slow product
         more = -outputs % 64
         b_EF = None if b_EF is None else F.pad(b_EF, (0, more))
         return linear(x_EBTD, F.pad(w_EFD, (0, 0, 0, more)), b_EF)[..., :outputs]
