@@ -208,3 +208,23 @@ def test_a_blank_reason_accepts_nothing(blank: str) -> None:
         (found,) = of(made, rule)
         assert (found.level, found.accepted) == (level, "")
         assert "accepted" not in findings.line(found)
+
+
+# ── an arm without a level ──────────────────────────────────────────────────────────────────
+
+
+def test_a_level_that_changes_nothing_is_like_none() -> None:
+    """Beside an arm that has no level of a factor; a level that changes something is not."""
+    more = {"same": {}, "longer": {"steps": 40, "optim.lr": 1e-3}}
+    under = Factor("under", more, when=position["rope"])
+    plain, longer = (position["rope"] & under[level] for level in more)
+    made = record(
+        position,
+        under,
+        hypotheses=dict(
+            plain=better(position["none"], than=plain, on=LOSS),
+            longer=better(position["none"], than=longer, on=LOSS),
+        ),
+        accept={f"under moves {p}": "on purpose" for p in ("steps", "optim.lr")},
+    )
+    assert {who for f in of(made, "claim_aliased") for who in f.who} == {"longer"}

@@ -4,7 +4,7 @@ a claim compares."""
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from paribus.study.measures import Node, leaves, primitive
@@ -186,13 +186,24 @@ def claims(study: Node) -> dict[str, Node]:
     return {**(current.get("hypotheses") or {}), **(current.get("criteria") or {})}
 
 
-def compared(claim: Node) -> set[str]:
-    """The factors whose levels a claim holds against each other."""
+def compared(claim: Node, factors: Sequence[Node] = ()) -> set[str]:
+    """The factors whose levels a claim holds against each other.  An arm that has no level of a
+    factor is like one whose level changes nothing."""
+    plain = {
+        f["name"]: {v["tag"] for v in f["levels"] if v["value"] == {}}
+        for f in factors
+        if not f["path"]
+    }
+
+    def at(levels: Node, f: str) -> set[str]:
+        found = {*levels.get(f, ())}
+        return set() if found <= plain.get(f, set()) else found
+
     out: set[str] = set()
     for part in primitive(claim):
         arm, than = part.get("arm") or {}, part.get("than")
         if than:
-            out |= {f for f in {*arm, *than} if {*arm.get(f, ())} != {*than.get(f, ())}}
+            out |= {f for f in {*arm, *than} if at(arm, f) != at(than, f)}
         elif part["claim"] == "best":
             out |= {*arm}
         out |= _along(part.get("on"))

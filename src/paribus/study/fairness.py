@@ -26,7 +26,7 @@ SAME = 0.01  # share by which numbers of two arms may differ and still be called
 
 def findings(study: Node) -> Iterator[Finding]:
     grid = Grid(study)
-    asked = {name: compared(claim) for name, claim in claims(study).items()}
+    asked = {name: compared(claim, grid.factors) for name, claim in claims(study).items()}
     for f in grid.factors:
         moved = grid.moved(f)
         found = list(_moved(grid, f, moved, asked))
