@@ -103,8 +103,8 @@ class Found:
         Args:
             pairs: (sums, counts) by metric, of any shape [B, …]; an item with a sum that is no
                 number counts nothing, and is told of.
-            group: [B], what items of this call and of others with the same ``labels`` belong to;
-                None: each row is its own.
+            group: [B], numbers of the clusters that rows of several calls share; None: each row of
+                this call is its own.
         """
         first = np.asarray(next(iter(pairs.values()))[0], float)
         lost = np.zeros(first.shape, bool)
@@ -122,9 +122,11 @@ class Found:
         for k in self._about:
             told = np.full(len(first), -1) if drawn is None else getattr(drawn, k)
             self._about[k].append(told[rows])
-        own = rows if group is None else np.asarray(group)[rows]
-        self._groups.append(self._clusters + own)
-        self._clusters += int(own.max()) + 1
+        if group is None:
+            self._groups.append(self._clusters + rows)
+            self._clusters += len(first)
+        else:
+            self._groups.append(np.asarray(group)[rows])
         self.invalid += int(lost.sum())
 
     def measured(self, notes: Mapping[str, Any], **more: Any) -> Measured:
