@@ -65,7 +65,7 @@ def report(
     against: Mapping[str, Any] | None,
 ) -> int:
     """Print or write what was found."""
-    found = probed.data(model, dump(asked), [w.changes for w in wanted], records)
+    found = probed.data(model, dump(asked), [w.changes for w in wanted], records, asked.curve)
     if against is not None:
         found["against"] = probed.compared(found, against)
     if o.output:
@@ -76,7 +76,7 @@ def report(
     elif o.json:
         emit(found)
     else:
-        print("\n".join(probed.lines(found, [w.label for w in wanted], asked.metrics)))
+        print("\n".join(probed.lines(found, [w.label for w in wanted], asked.metrics, asked.curve)))
     return OK
 
 

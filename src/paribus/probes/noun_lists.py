@@ -69,7 +69,7 @@ class NounLists(Probe, frozen=True, kw_only=True):
                         at = np.concatenate([first, second], 1)
                         return {"lists": Rows(np.maximum(ids, 0), at)}, None
 
-                    labels = {"condition": condition, "nouns": n, "delay": delay}
+                    labels: dict[str, Any] = {"condition": condition, "nouns": n, "delay": delay}
                     ask.add(labels, fixed + delay + 2 * n * most + 2, make)
         found, medians = _asking.Found(self.metrics), {}
         for cell, of in ask.answers():
