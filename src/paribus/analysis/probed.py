@@ -143,8 +143,12 @@ def _compare(a: Data, b: Data, at: Any) -> dict[str, Any]:
 # ── shown ───────────────────────────────────────────────────────────────────────────────────
 
 
-def csv(found: Data) -> str:
-    """A row for all items of each condition, and one for each level of a slice."""
+def csv(*each: Data) -> str:
+    """A row for all items of each condition, and one for each level of a slice, of each probe."""
+    return to_csv([row for found in each for row in _rows(found)])
+
+
+def _rows(found: Data) -> list[dict[str, Any]]:
     model = {k: v for k, v in found.items() if k not in ("recorded", "conditions", "weights",
                                                          "probe", "against")}  # fmt: skip
     rows = []
@@ -164,7 +168,7 @@ def csv(found: Data) -> str:
                 row |= {f"{m} difference": d["difference"], f"{m} difference error": d["error"]}
                 row |= {f"{m} p": d["p"]} if "p" in d else {}
             rows.append(row)
-    return to_csv(rows)
+    return rows
 
 
 def lines(

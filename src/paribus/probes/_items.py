@@ -146,15 +146,19 @@ class Items:
     def texts(self) -> list[str]:
         if self._texts is None:
             files = text_files(self.data, self.who)
-            found: Sequence[str] = [p.read_text(encoding="utf-8-sig") for p in files]
-            self._texts = list(found or self.model.documents())
-            if not any(self._texts):
-                raise Refused(f"probes.{self.who}: there is no held-out text; give some: data=…")
-            some = [t[:4096] for t in self._texts[:8]]
+            try:
+                read = [p.read_text(encoding="utf-8-sig") for p in files]
+                texts = list(read or self.model.documents())
+            except Refused as why:
+                raise Short(str(why)) from None
+            if not any(texts):
+                raise Short("there is no held-out text; give some: data=…")
+            self._texts = texts
+            some = [t[:4096] for t in texts[:8]]
             tokens = sum(len(x) for x in self.encode(some))
             self._each = sum(map(len, some)) / max(1, tokens)  # characters a token
-            self._sizes = np.array([len(t) for t in self._texts], np.int64)
-            words = {w for t in self._texts[:8] for w in CONTENT.findall(t[:100_000])}
+            self._sizes = np.array([len(t) for t in texts], np.int64)
+            words = {w for t in texts[:8] for w in CONTENT.findall(t[:100_000])}
             self._words = sorted({w.lower() for w in words} - FUNCTION)
         return self._texts
 

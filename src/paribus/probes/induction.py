@@ -23,7 +23,8 @@ class Induction(Probe, frozen=True, kw_only=True):
     Attributes:
         lengths: tokens of a block; (): 4, 6, 8, 12, … up to twice the direct window.
         trials: blocks of each length.
-        heads: tokens of the blocks by which heads are told; 0: they are not.
+        heads: tokens of the blocks by which heads are told, at most those of the direct window; 0:
+            they are not.
     """
 
     lengths: tuple[Annotated[int, Meta(ge=2)], ...] = ()
@@ -72,9 +73,9 @@ class Induction(Probe, frozen=True, kw_only=True):
     def _heads(
         self, model: Reader, items: _items.Items, trials: int
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        n = self.heads
-        if n == 0:
+        if self.heads == 0:
             return {}, {}
+        n = max(2, min(self.heads, model.window or self.heads))
         if model.limit is not None and 1 + 2 * n > model.limit:
             return {"heads": f"not run: rows of {1 + 2 * n} tokens"}, {}
         try:

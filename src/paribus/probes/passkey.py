@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from msgspec import Meta
 
 from paribus.contracts import Measured, Metric, Probe, Reader
+from paribus.errors import Refused
 from paribus.probes import _retrieval
 from paribus.rng import Stream
 
@@ -24,7 +25,8 @@ class Passkey(Probe, frozen=True, kw_only=True):
     The same numbers are hidden at every length, so lengths are compared item by item.
 
     Attributes:
-        lengths: tokens of prompt and answer, at most: whole repetitions of the filler.
+        lengths: tokens of prompt and answer, at most: whole repetitions of the filler; (): powers
+            of two from the first that the bare prompt fits in to the model's direct window.
         depths: per cent of the filler that stands before the number.
         trials: numbers of each cell.
         digits: of a number.
@@ -32,7 +34,7 @@ class Passkey(Probe, frozen=True, kw_only=True):
             log-likelihood of the number less that of the same number there.
     """
 
-    lengths: tuple[Annotated[int, Meta(ge=1)], ...]
+    lengths: tuple[Annotated[int, Meta(ge=1)], ...] = ()
     depths: tuple[Annotated[int, Meta(ge=0, le=100)], ...] = _retrieval.DEPTHS
     trials: Annotated[int, Meta(ge=1)] = 20
     digits: Annotated[int, Meta(ge=1, le=15)] = 5
@@ -47,7 +49,7 @@ class Passkey(Probe, frozen=True, kw_only=True):
 
     def measure(self, model: Reader, examples: int | None = None) -> Measured:
         hidden, foreign = [], []
-        for length in self.lengths:
+        for length in self.lengths or _lengths(model, self.digits):
             for depth in self.depths:
                 least = 10 ** (self.digits - 1)
                 draw = Stream(0, "passkey", depth)
@@ -66,6 +68,17 @@ class Passkey(Probe, frozen=True, kw_only=True):
         less = _retrieval.hidden_in(model, foreign, "probes.passkey").items["answer"]
         nats, tokens = found.items["answer"]
         return found._replace(items={**found.items, "gain": (less[0] - nats, tokens)})
+
+
+def _lengths(model: Reader, digits: int) -> tuple[int, ...]:
+    (bare,) = model.encode([_prompt("0" * digits, 0)(0) + " " + "0" * digits])
+    most = min(model.window or 1024, model.limit or model.window or 1024)
+    found = tuple(2**k for k in range(6, 40) if len(bare) <= 2**k <= most)
+    if not found:
+        raise Refused(
+            f"probes.passkey: its prompt takes {len(bare)} tokens, and the window has {most}"
+        )
+    return found
 
 
 def _prompt(key: str, depth: int) -> Any:
