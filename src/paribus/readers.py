@@ -91,6 +91,7 @@ class Reader:
         window: tokens that a query reads directly, its own included; None: it does not say.
         field: tokens that can reach a query through all layers; None: it does not say.
         said: how the field comes about, in words.
+        work: tokens that are read at a time, where a cache of earlier ones stands beside them.
         begin: the id that a document begins with, if any.
     """
 
@@ -98,6 +99,7 @@ class Reader:
     window: int | None = None
     field: int | None = None
     said: str = ""
+    work: int | None = None
     begin: int | None = None
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:

@@ -183,13 +183,9 @@ def lines(
     against = found.get("against") or [None] * len(labels)
     for label, c, two in zip(labels, found["conditions"], against, strict=True):
         engine = c["engine"]
-        notes = "; ".join(f"{k}: {value(v)}" for k, v in c["realised"].items())
-        out += [
-            "",
-            f"{label}   {engine['device']}, {engine['kernel']}, {c['seconds']:g} s",
-            notes,
-            "",
-        ]
+        notes = "; ".join(f"{k}: {value(v)}" for k, v in c["realised"].items() if k != "not run")
+        out += ["", f"{label}   {engine['device']}, {engine['kernel']}, {c['seconds']:g} s", notes]
+        out += [*_not_run(c["realised"].get("not run", {})), ""]
         head = ["", "items", *metrics]
         names = [("all", "", c["metrics"], c["size"])]
         names += [(n, n, c["slices"].get(n, {}), int(at.sum())) for n, at in levels(c)
@@ -220,6 +216,14 @@ def lines(
     if found.get("against"):
         out.append("p is McNemar's, exact; seeds are another matter")
     return out
+
+
+def _not_run(missing: Mapping[str, str]) -> list[str]:
+    """Cells that were not asked, and why; of many the first and the last."""
+    said = [f"{name} ({why})" for name, why in missing.items()]
+    if len(said) > 4:
+        said = [*said[:2], f"… {len(said) - 3} more …", said[-1]]
+    return [f"not run: {'; '.join(said)}"] if said else []
 
 
 def _shown(condition: Data, curve: Curve) -> str:

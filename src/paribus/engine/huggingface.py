@@ -51,7 +51,7 @@ class HuggingFace(Reader):
         self.device, self.budget, self.kernel = device, budget, "transformers"
         config = self.model.config
         self.limit = getattr(config, "max_position_embeddings", None)
-        self.window, self.field, self.said = _reach(config, self.limit)
+        self.window, self.field, self.said, self.work = _reach(config, self.limit)
         begin = self.tokenizer.bos_token_id
         self.begin = self.tokenizer.eos_token_id if begin is None else begin
 

@@ -48,7 +48,7 @@ class Trained(Reader):
         self.spec, self.params, self.device = spec, params, settings.device
         self.net = net = make_net([spec], settings.device, "sdpa")
         self.kernel = net.kernel
-        self.window, self.field, self.said = reach(spec.model, spec.task.io().length)
+        self.window, self.field, self.said, self.work = reach(spec.model, spec.task.io().length)
         self.reads: spans.Reads
         if isinstance(net, ExternalNet):
             self.reads = spans.Whole(

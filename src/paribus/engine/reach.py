@@ -14,17 +14,20 @@ class Reach(NamedTuple):
     """Attributes:
     direct, field: tokens; None: not known.
     said: how the field comes about.
+    work: tokens that are read at a time, where a cache of earlier ones stands beside them.
     """
 
     direct: int | None = None
     field: int | None = None
     said: str = ""
+    work: int | None = None
 
 
 def cached(layers: int, cache: int, work: int) -> Reach:
     """Of N layers that each keep ``cache`` tokens beside ``work`` of them."""
     field = layers * cache + work
-    return Reach(cache + work, field, f"N·C + W = {layers}·{cache} + {work} = {field}")
+    said = f"N·C + W = {layers}·{cache} + {work} = {field}"
+    return Reach(cache + work, field, said, work if work > 1 else None)
 
 
 def reach(model: Any, length: int | None) -> Reach:

@@ -76,6 +76,7 @@ class Asking:
         """What the record says of what was asked."""
         told = {"suite": VERSION, "items": self.items.hash, **more}
         told |= {"window": self.model.window, "field": self.model.field}
+        told |= {"work": self.model.work} if self.model.work else {}
         told |= {"field is": self.model.said} if self.model.said else {}
         return told | ({"not run": dict(self.missing)} if self.missing else {})
 

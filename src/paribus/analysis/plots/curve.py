@@ -13,7 +13,7 @@ from paribus.analysis.plots.fonts import cover
 from paribus.readers import Curve
 
 Data = Mapping[str, Any]
-MARKS = {"window": "direct window", "field": "theoretical field"}
+MARKS = {"work": "work", "window": "direct window", "field": "theoretical field"}
 
 
 def data(conditions: Sequence[Data], labels: Sequence[str]) -> list[dict[str, Any]]:
@@ -52,6 +52,8 @@ def draw(rows: Sequence[Data], curve: Curve, marks: Mapping[str, float], title: 
                 ):
                     _line(ax, [r for r in own if r["metric"] == metric], colour, dash, metric)
                 _marks(ax, marks, [r["x"] for r in own], j == 0)
+                low = min((r["low"] for r in own if r["metric"] == curve.gain), default=0)
+                ax.set_ylim((-0.03 if j == 0 else min(-0.1, low - 0.02)), 1.03)
                 if i == 0:
                     ax.set_ylabel("accuracy" if j == 0 else "gain")
                 if j == lines - 1:
@@ -84,9 +86,11 @@ def _marks(ax: Any, marks: Mapping[str, float], xs: Sequence[float], named: bool
             continue
         ax.axvline(x, color=GREY, linewidth=0.9, linestyle=(0, (2, 2)), zorder=1)
         if named:
+            left = x * x > min(xs) * max(xs)  # where more room is
             ax.annotate(f"{name} {x:g}", (x, 1 - 0.34 * (k % 2)), color=GREY, fontsize=7.5,
-                        xycoords=("data", "axes fraction"), ha="right", va="top", rotation=90,
-                        xytext=(-2, -2), textcoords="offset points")  # fmt: skip
+                        xycoords=("data", "axes fraction"), ha="right" if left else "left",
+                        va="top", rotation=90, xytext=(-2 if left else 2, -2),
+                        textcoords="offset points")  # fmt: skip
 
 
 def marks_of(conditions: Sequence[Data]) -> dict[str, float]:
