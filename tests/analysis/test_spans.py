@@ -11,8 +11,8 @@ import pytest
 from paribus import arrays, probes
 from paribus.analysis import curves, items, spans, stats
 from paribus.analysis.plots import curve as pictures
-from paribus.engine.reach import cached, reach
 from paribus.errors import ParibusError
+from paribus.reach import cached, reach
 from paribus.readers import Curve
 from tests.probes.oracles import Induction, Uniform
 

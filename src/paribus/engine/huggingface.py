@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from paribus.engine.following import follow
-from paribus.engine.reach import Reach, cached
 from paribus.errors import Refused, SpecError
 from paribus.nn import spans
 from paribus.nn.questions import Question, Scored, cropped
+from paribus.reach import Reach, cached
 from paribus.readers import Answers, Reader, Rows
 from paribus.text.lengths import ordinary
 from paribus.text.need import need

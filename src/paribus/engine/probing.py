@@ -15,12 +15,12 @@ from paribus.contracts import Corpus, Probe
 from paribus.engine.following import follow
 from paribus.engine.heads import attention
 from paribus.engine.net import PRECISION, ExternalNet, make_net
-from paribus.engine.reach import reach
 from paribus.engine.settings import Settings, describe
 from paribus.engine.totals import measured
 from paribus.errors import SpecError
 from paribus.nn import spans
 from paribus.nn.questions import Question, Scored, cropped
+from paribus.reach import reach
 from paribus.readers import Answers, Reader, Rows
 from paribus.spec import Model, Spec
 from paribus.text.data import Data, Encoder
