@@ -27,6 +27,7 @@ class Passkey(Probe, frozen=True, kw_only=True):
     Attributes:
         lengths: tokens of prompt and answer, at most: whole repetitions of the filler; (): powers
             of two from the first that the bare prompt fits in to the model's direct window.
+        powers: of those powers so many, the shortest; None: all.
         depths: per cent of the filler that stands before the number.
         trials: numbers of each cell.
         digits: of a number.
@@ -35,6 +36,7 @@ class Passkey(Probe, frozen=True, kw_only=True):
     """
 
     lengths: tuple[Annotated[int, Meta(ge=1)], ...] = ()
+    powers: Annotated[int, Meta(ge=1)] | None = None
     depths: tuple[Annotated[int, Meta(ge=0, le=100)], ...] = _retrieval.DEPTHS
     trials: Annotated[int, Meta(ge=1)] = 20
     digits: Annotated[int, Meta(ge=1, le=15)] = 5
@@ -49,7 +51,7 @@ class Passkey(Probe, frozen=True, kw_only=True):
 
     def measure(self, model: Reader, examples: int | None = None) -> Measured:
         hidden, foreign = [], []
-        for length in self.lengths or _lengths(model, self.digits):
+        for length in self.lengths or _lengths(model, self.digits)[: self.powers]:
             for depth in self.depths:
                 least = 10 ** (self.digits - 1)
                 draw = Stream(0, "passkey", depth)

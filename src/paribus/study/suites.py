@@ -47,7 +47,7 @@ def _smoke(data: str | None) -> dict[str, Any]:
         "induction": probes.induction(**few, heads=16),
         "mqar": probes.mqar(trials=4, pairs=(2, 8)),
         "noun_lists": probes.noun_lists(trials=2, nouns=(3,), delays=(0,)),
-        "passkey": probes.passkey(trials=1, depths=(0, 100), control="foreign"),
+        "passkey": probes.passkey(trials=1, depths=(50,), powers=1, control="foreign"),
         "segment_boundary": probes.segment_boundary(trials=4, segment=16, shifts=3, length=8),
         "history": probes.history(trials=4, histories=(0, 16), tokens=16, **text),
     }
