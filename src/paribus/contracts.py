@@ -17,6 +17,7 @@ from paribus.parts import Part
 from paribus.readers import Curve as Curve
 from paribus.readers import Measured as Measured
 from paribus.readers import Reader as Reader
+from paribus.readers import Rows as Rows
 
 if TYPE_CHECKING:
     import numpy as np

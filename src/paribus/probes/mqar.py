@@ -6,10 +6,9 @@ from typing import Annotated, Any, ClassVar
 
 from msgspec import Meta
 
-from paribus.contracts import Curve, Measured, Metric, Probe, Reader
+from paribus.contracts import Curve, Measured, Metric, Probe, Reader, Rows
 from paribus.lazy import numpy as np
 from paribus.probes import _asking, _items
-from paribus.readers import Rows
 
 
 class Mqar(Probe, frozen=True, kw_only=True):

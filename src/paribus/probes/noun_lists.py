@@ -7,11 +7,10 @@ from typing import Annotated, Any, ClassVar
 
 from msgspec import Meta
 
-from paribus.contracts import Measured, Metric, Probe, Reader
+from paribus.contracts import Measured, Metric, Probe, Reader, Rows
 from paribus.lazy import numpy as np
 from paribus.probes import _asking, _items
 from paribus.probes._nouns import AFTER, FIRST, NEUTRAL, NOUNS, SECOND
-from paribus.readers import Rows
 
 CONDITIONS = ("repeat", "permuted", "control")
 
