@@ -183,8 +183,8 @@ def test_pictures_have_lines_at_the_window_and_the_field(tmp_path: Any) -> None:
     held["curves"] = [c.data() for c in curves.told(held, probe.curve, draws=100)]
     assert pictures.marks_of([held]) == {"direct window": 64.0, "theoretical field": 253.0}
     rows = pictures.data([held], ["own task"])
-    assert {r["metric"] for r in rows} == {"copied", "control", "gain"}
-    assert len(rows) == 3 * 7
+    assert {r["metric"] for r in rows} == {"copied", "control", "gain", "normalised"}
+    assert len(rows) == 4 * 7
     for form in ("svg", "png", "pdf"):
         file = tmp_path / f"a.{form}"
         pictures.write(file, [held], ["own task"], probe.curve, "four layers")

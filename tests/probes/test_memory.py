@@ -148,9 +148,9 @@ def test_nonce_words_stand_for_the_same_words_throughout() -> None:
 def test_the_hash_is_that_of_what_was_asked() -> None:
     probe = probes.copy(lengths=(4, 8), sources=("random",), trials=5)
     one, two = probe.measure(Induction(W)).notes, probe.measure(Uniform()).notes
-    assert one["items"] == two["items"]
+    assert one["list"] == two["list"]
     more = probes.copy(lengths=(4, 8), sources=("random",), trials=6).measure(Uniform()).notes
-    assert more["items"] != one["items"]
+    assert more["list"] != one["list"]
 
 
 def test_what_does_not_fit_is_not_run() -> None:
@@ -195,7 +195,6 @@ def test_memory_adds_all_or_nothing(control: Any) -> None:
         # A random order keeps some neighbours: of eight tokens one in eight.
         least = 0.9 if control != "permuted" or n > 8 else 0.6
         assert gain > least if n <= W else abs(gain) < 0.05
-        assert at(found, "normalised", source="random", length=n) == pytest.approx(gain, abs=0.2)
     table = torch.randn(VOCAB, VOCAB, generator=torch.Generator().manual_seed(0))
     plain = probe.measure(Bigram(table, texts()))
     assert not plain.items["gain"][0].any(), "a bigram has no history"

@@ -89,7 +89,7 @@ def test_their_forward_pass_and_ours_agree(folder: Path, name: str) -> None:
     ours, theirs = evaluated(folder, *how), evaluated(folder, *how, "--hf")
     a, b = ours["conditions"][0], theirs["conditions"][0]
     assert a["labels"] == b["labels"]
-    assert a["realised"].get("items") == b["realised"].get("items"), "the same items"
+    assert a["realised"].get("list") == b["realised"].get("list"), "the same items"
     for metric, pair in a["items"].items():
         for k in ("sum", "count"):
             mine, yours = (arrays.unpack(x[k]) for x in (pair, b["items"][metric]))
@@ -167,6 +167,9 @@ def test_suites_are_evaluations_in_three_sizes() -> None:
         assert len({e.name for e in found}) == len(found)
         parts = {e.what.name for e in found}  # type: ignore[union-attr]
         assert len(parts) == 12, "P1 … P11, and the map of depth"
+    own = {e.name: e.what for e in suites.memory("quick", window=32)}
+    assert own["copy"].lengths == (4, 6, 8, 12, 16, 24, 32, 48, 64)  # type: ignore[union-attr]
+    assert own["lag_sweep"].delays == (0, 8, 16, 32, 48)  # type: ignore[union-attr]
     with pytest.raises(SpecError, match="did you mean 'quick'"):
         suites.memory("quik")  # type: ignore[arg-type]
     assert probes.copy().trials == 200

@@ -24,7 +24,7 @@ class Point(NamedTuple):
 
     Attributes:
         x: tokens.
-        y: (mean, low, high) by metric.
+        y: (mean, low, high) by metric, and "normalised", the accuracy corrected for the control.
         items: so many.
     """
 
@@ -89,11 +89,17 @@ def _one(
         for a in at
     ]
     here = np.array([s.sum(1) / np.maximum(c.sum(1), 1e-12) for s, c in items]).T
-    bounds = spans.interval(items, lambda y: y.ravel().tolist(), draws)
+
+    def every(y: Any) -> Any:
+        """[metrics, lengths], the normalised accuracy at last."""
+        return np.vstack([y, spans.corrected(y[0], y[1])]) if curve.control else y
+
+    bounds = spans.interval(items, lambda y: every(y).ravel().tolist(), draws)
+    shown, values = [*names, *(["normalised"] if curve.control else [])], every(here)
     points = [
         Point(
             x,
-            {m: (float(here[j, i]), *bounds[j * len(xs) + i]) for j, m in enumerate(names)},
+            {m: (float(values[j, i]), *bounds[j * len(xs) + i]) for j, m in enumerate(shown)},
             int(a.sum()),
         )
         for i, (x, a) in enumerate(zip(xs, at, strict=True))

@@ -74,7 +74,7 @@ class Asking:
 
     def notes(self, **more: Any) -> dict[str, Any]:
         """What the record says of what was asked."""
-        told = {"suite": VERSION, "items": self.items.hash, **more}
+        told = {"suite": VERSION, "list": self.items.hash, **more}
         told |= {"window": self.model.window, "field": self.model.field}
         told |= {"work": self.model.work} if self.model.work else {}
         told |= {"field is": self.model.said} if self.model.said else {}
@@ -204,7 +204,6 @@ def gained(copied: Answers, plain: Answers, scored: slice) -> dict[str, tuple[An
         "copied": (a, n),
         "control": (b, n),
         "gain": (a - b, n),
-        "normalised": (a - b, n - b),
         "gain_nats": ((plain.nats - copied.nats)[:, scored].sum(1), n),
         "whole": ((a == n).astype(float), 1.0),
         "whole_control": ((b == n).astype(float), 1.0),
@@ -215,7 +214,6 @@ GAINED: dict[str, Metric] = {
     "copied": Metric("", better="higher"),
     "control": Metric("", better="higher"),
     "gain": Metric("", better="higher"),
-    "normalised": Metric("", better="higher"),
     "gain_nats": Metric("nats/token", better="higher"),
     "whole": Metric("", better="higher"),
     "whole_control": Metric("", better="higher"),

@@ -14,8 +14,8 @@ class MemoryGain(Probe, frozen=True, kw_only=True):
     """``copied`` less ``control``, item by item: accuracy on the same tokens with and without their
     first presentation; slices ``source``, ``length`` and ``cell`` (source@length).
 
-    ``normalised`` is (copied − control) / (1 − control), ``gain_nats`` the same difference of
-    log-likelihoods, ``whole`` the share of items of which every scored token is right.
+    ``gain_nats`` is the same difference of log-likelihoods, ``whole`` the share of items of which
+    every scored token is right; (copied − control) / (1 − control) stands in the record's curves.
 
     Attributes:
         lengths, sources, trials, separator, shots, data: as of ``copy``, whose items differ from

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any, Literal, get_args
 
 from paribus.errors import SpecError, nearest
-from paribus.parts import Namespace
+from paribus.parts import Namespace, replace
 from paribus.study.study import Eval
 
 Size = Literal["smoke", "quick", "full"]
@@ -18,7 +18,7 @@ SUITES = ("memory",)
 probes = Namespace("probes")
 
 
-def memory(size: Size = "quick", data: str | None = None) -> list[Eval]:
+def memory(size: Size = "quick", data: str | None = None, window: int | None = None) -> list[Eval]:
     """How long a model's working memory is: copying, what memory adds, by lag, by place, by depth;
     induction, recall, noun lists, passkeys, segments, and history on ordinary text.
 
@@ -26,11 +26,35 @@ def memory(size: Size = "quick", data: str | None = None) -> list[Eval]:
         size: "smoke": a few short items, whether it works; "quick": 64 items of each cell; "full":
             200, with every source, control and number of worked examples.
         data: files of held-out text (.txt); None: the test split of each model's own corpus.
+        window: tokens to twice of which lengths go; None: each model's own direct window, so that
+            models of different windows are asked different items.
     """
+    if window is not None and window < 16:
+        raise SpecError(f"suites.memory: window={window}: give 16 or more")
     if size not in SIZES:
         raise SpecError(f"suites.memory: size {size!r}; {nearest(size, SIZES)}")
     made = {"smoke": _smoke, "quick": _quick, "full": _full}[size](data)
+    if window is not None:
+        made = {name: _within(probe, window) for name, probe in made.items()}
     return [Eval(name, probe, by=probe.slices) for name, probe in made.items()]
+
+
+def _within(probe: Any, window: int) -> Any:
+    """The probe with the lengths that it would take of a model of this window, where it leaves them
+    to the model."""
+    grid = [n for k in range(2, 40) for n in (2**k, 3 * 2 ** (k - 1)) if n <= 2 * window]
+    powers = [n for n in grid if n & (n - 1) == 0]
+    own: dict[str, dict[str, Any]] = {
+        **{name: {"lengths": grid} for name in ("copy", "memory_gain", "induction")},
+        "lag_sweep": {"delays": [0, *(n - 16 for n in grid if n > 16)]},
+        "depth": {"lengths": [n for n in powers if n >= 32]},
+        "history": {"histories": [0, *(n for n in powers if n >= 16)]},
+        "segment_boundary": {"segment": window},
+    }
+    for field, value in own.get(probe.name, {}).items():
+        if not getattr(probe, field):
+            probe = replace(probe, field, value, f"probes.{probe.name}.{field}")
+    return probe
 
 
 def _smoke(data: str | None) -> dict[str, Any]:
