@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from paribus import probes
-from paribus.analysis import stats
+from paribus import arrays, probes
+from paribus.analysis import curves, stats
 from paribus.contracts import Measured
 from paribus.errors import Refused
 from paribus.probes import _asking, _items, history
@@ -49,6 +49,15 @@ def test_copying_ends_where_the_window_does(separator: int) -> None:
         # Without a separator nothing announces the first token; after one it follows no cue
         # that stood before, either.
         assert at(found, "second_copy", length=n) == pytest.approx((n - 1) / n if inside else 0.0)
+
+
+def test_every_token_can_be_kept() -> None:
+    probe = probes.copy(lengths=(5,), sources=("random",), trials=3, separator=2, keep="tokens")
+    found = probe.measure(Induction(W))
+    kept = found.tables["random@5"]
+    assert kept["lag"] == 7
+    assert kept["right"] == [[0, 1, 1, 1, 1]] * 3
+    assert np.abs(np.array(kept["nats"]) - [20, 0, 0, 0, 0]).max() < 1e-3
 
 
 def test_a_model_that_copies_at_one_lag() -> None:
@@ -369,6 +378,21 @@ def test_heads_of_a_transformers_model_are_the_same(tmp_path: Path) -> None:
         ]  # fmt: skip
         found = heads.attention(Transformer(ours), weights, ids, back, start, budget=40)
         assert found == pytest.approx(np.array(want), rel=1e-6), "theirs are of fp32 inside"
+
+
+def test_its_effective_window_is_the_direct_one(model: Any) -> None:
+    probe = probes.lag_sweep(span=8, sources=("random",), trials=25)
+    found = probe.measure(model)
+    held = {
+        "items": {m: {"sum": arrays.pack(s), "count": arrays.pack(c)}
+                  for m, (s, c) in found.items.items()},
+        "labels": {k: list(map(str, v)) for k, v in found.slices.items()},
+        "realised": found.notes,
+    }  # fmt: skip
+    (told,) = curves.told(held, probe.curve, draws=100)
+    assert [p.x for p in told.points] == [8, 12, 16, 24, 32]
+    assert told.spans["effective window"].value == 16
+    assert told.ratios == {"window": 1.0, "field": pytest.approx(16 / 31)}
 
 
 def test_the_sliding_window_of_a_real_model(model: Any) -> None:

@@ -7,6 +7,7 @@ import csv
 import json
 import random
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ import torch
 
 from paribus import arrays, probes
 from paribus.cli import main
-from paribus.engine.huggingface import HuggingFace
+from paribus.engine.huggingface import HuggingFace, _reach
 from paribus.errors import SpecError
 from paribus.study import suites
 from paribus.study.study import Eval
@@ -119,6 +120,18 @@ def test_ordinary_tokens_are_the_vocabulary_without_marks(folder: Path, tmp_path
     assert bf16.told["dtype"] == "bfloat16"
     with pytest.raises(SpecError, match=f"--hf {tmp_path}: "):
         HuggingFace(str(tmp_path), "cpu")
+
+
+def test_windows_of_configurations() -> None:
+    def config(**more: Any) -> Any:
+        return SimpleNamespace(num_hidden_layers=4, **more)
+
+    assert _reach(config(), 1024)[:2] == (1024, 1024)
+    assert _reach(config(sliding_window=256), 4096)[:2] == (256, 4 * 255 + 1)
+    assert _reach(config(sliding_window=None), 64)[:2] == (64, 64)
+    assert _reach(config(sliding_window=8, use_sliding_window=False), 64)[:2] == (64, 64)
+    mixed = config(sliding_window=8, layer_types=["sliding_attention", "full_attention"])
+    assert _reach(mixed, 64)[:2] == (64, 64)
 
 
 def test_the_suite_is_one_command(folder: Path, capsys: Any) -> None:

@@ -26,6 +26,8 @@ class Copy(Probe, frozen=True, kw_only=True):
         separator: tokens between the two, that occur nowhere else.
         shots: worked examples before: other sequences of the same length, each twice.
         data: files of held-out text (.txt); None: the test split of the model's own corpus.
+        keep: "tokens" keeps in the record's tables whether each token of each copy is right and its
+            nats, [items, length], too.
     """
 
     lengths: tuple[Annotated[int, Meta(ge=2)], ...] = ()
@@ -34,6 +36,7 @@ class Copy(Probe, frozen=True, kw_only=True):
     separator: Annotated[int, Meta(ge=0, le=15)] = 0
     shots: Literal[0, 1, 2, 4, 8] = 0
     data: str | None = None
+    keep: Literal["items", "tokens"] = "items"
 
     metrics: ClassVar[dict[str, Metric]] = {
         "last_half_of_copy": Metric("", better="higher"),
@@ -64,14 +67,21 @@ class Copy(Probe, frozen=True, kw_only=True):
                     return {"copy": rows}, drawn
 
                 ask.add({"source": source, "length": length}, longest, make)
-        found = _asking.Found(self.metrics)
+        found, tables = _asking.Found(self.metrics), dict[str, Any]()
         for cell, of in ask.answers():
             length, answers = cell.labels["length"], of["copy"]
+            name = f"{cell.labels['source']}@{length}"
+            if self.keep == "tokens":
+                tables[name] = {
+                    "lag": length + self.separator,
+                    "right": answers.right.astype(int).tolist(),
+                    "nats": answers.nats.round(4).tolist(),
+                }
             late = _asking.half(length)
             right, nats = answers.right.astype(float), answers.nats
             scored = length - late.start
             found.add(
-                {**cell.labels, "cell": f"{cell.labels['source']}@{length}"},
+                {**cell.labels, "cell": name},
                 {
                     "last_half_of_copy": (right[:, late].sum(1), scored),
                     "second_copy": (right.sum(1), length),
@@ -79,4 +89,4 @@ class Copy(Probe, frozen=True, kw_only=True):
                 },
                 cell.drawn,
             )
-        return found.measured(ask.notes(chance=_asking.chance(items)))
+        return found.measured(ask.notes(chance=_asking.chance(items)), tables=tables)

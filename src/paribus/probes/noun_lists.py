@@ -46,8 +46,9 @@ class NounLists(Probe, frozen=True, kw_only=True):
         ask = _asking.Asking(model, items)
         trials = range(min(self.trials, examples or self.trials))
         told = [FIRST, AFTER, SECOND, NEUTRAL, *NOUNS]
-        spelt = items.encode([*(f" {t}" for t in told), ",", "."])
-        said = dict(zip([*told, ",", "."], spelt, strict=True))
+        # Behind a word: some tokenizers put a space before a text that stands alone.
+        word, *spelt = items.encode(["a", *(f"a {t}" for t in told), "a,", "a."])
+        said = {t: x[len(word) :] for t, x in zip([*told, ",", "."], spelt, strict=True)}
         most = max(len(said[w]) for w in NOUNS) + len(said[","])
         fixed = 1 + sum(len(said[t]) for t in (FIRST, AFTER, SECOND))
         middle: dict[str, int] = {}  # how many of a cell's places are of the first list
