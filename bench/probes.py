@@ -69,8 +69,16 @@ class Wide(Trained):
 def model(o: argparse.Namespace, folder: Path) -> Wide:
     spec = resolve(
         Spec(
-            model=presets.gpt2_small(position=positions.rope(), vocab=V),
-            task=tasks.lm(corpus=corpora.stdlib(), tokenizer=tokenizers.bytes(), length=1024),
+            model=presets.gpt2_small(
+                position=positions.rope(),
+                vocab=V,
+                **({"width": 64, "layers": 2, "heads": 2} if o.tiny else {}),
+            ),
+            task=tasks.lm(
+                corpus=corpora.stdlib(),
+                tokenizer=tokenizers.bytes(),
+                length=64 if o.tiny else 1024,
+            ),
             optim=optim.adamw(lr=1e-3),
             schedule=schedules.constant(),
             init={"every": init.gpt2()},
@@ -110,6 +118,7 @@ def main() -> None:
     p.add_argument("--device", default=pick_device())
     p.add_argument("--size", action="append", choices=suites.SIZES)
     p.add_argument("--dtype", default=None, choices=("fp32", "bf16"))
+    p.add_argument("--tiny", action="store_true", help="a model of two layers: whether it runs")
     p.add_argument("--peer", default="smoke", choices=("none", *suites.SIZES),
                    help="the size that is also asked one row at a time")  # fmt: skip
     o = p.parse_args()

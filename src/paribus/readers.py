@@ -93,6 +93,7 @@ class Reader:
         said: how the field comes about, in words.
         work: tokens that are read at a time, where a cache of earlier ones stands beside them.
         begin: the id that a document begins with, if any.
+        text: where ``documents`` come from, in words.
     """
 
     limit: int | None = None
@@ -101,6 +102,7 @@ class Reader:
     said: str = ""
     work: int | None = None
     begin: int | None = None
+    text: str = ""
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of each text, after the mark of a document's beginning where there is one."""

@@ -65,7 +65,8 @@ def test_a_record_is_what_evaluate_finds(place: Path) -> None:
         assert found["about"] == kept[window]["about"]
     a, b = kept.values()
     assert a["realised"]["list"] == b["realised"]["list"], "arms are asked the same items"
-    assert b["realised"]["field"] in (32, 31)
+    assert {a["realised"]["field"], b["realised"]["field"]} == {32, 31}
+    assert a["realised"]["text"] == "corpora.stdlib, test split"
     assert len(arrays.unpack(a["groups"])) == a["size"] == 48
     assert {x for x in a["slices"] if x.startswith("cell=")} == {
         f"cell={s}@{n}" for s in ("random", "meaningful") for n in (4, 8, 16, 24)

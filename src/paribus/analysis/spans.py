@@ -231,14 +231,13 @@ def interval(
             its metrics.
         told: accuracies [metrics, lengths] → numbers, 0 or infinite beyond the lengths.
     """
-    out = []
-    streams = [np.random.Philox(key=[seed, i]) for i in range(len(items))]
-    for _ in range(draws):
-        y = []
-        for (s, c), stream in zip(items, streams, strict=True):
-            at = stream.random_raw(s.shape[1]) % np.uint64(s.shape[1])
-            y.append(s[:, at].sum(1) / np.maximum(c[:, at].sum(1), 1e-12))
-        out.append(told(np.array(y).T))
+    y = []
+    for i, (s, c) in enumerate(items):
+        n = s.shape[1]
+        words = np.random.Philox(key=[seed, i]).random_raw(draws * n)
+        at = (words % np.uint64(n)).astype(np.int64).reshape(draws, n)
+        y.append(s[:, at].sum(2) / np.maximum(c[:, at].sum(2), 1e-12))
+    out = [told(own) for own in np.array(y).transpose(2, 1, 0)]
     low, high = np.quantile(np.array(out), [0.025, 0.975], axis=0, method="nearest")
     return [(float(a), float(b)) for a, b in zip(low, high, strict=True)]
 

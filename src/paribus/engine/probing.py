@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from paribus.engine.evaluate import Setting
 
 Found = TypeVar("Found")
+TEXT = 32_000_000  # bytes of held-out text that are enough to draw from
 BUDGET = {"cpu": 8192, "mps": 8192, "cuda": 65536}  # tokens of a pass, padding included
 
 
@@ -88,9 +89,17 @@ class Trained(Reader):
         return self.encoder.ordinary
 
     def documents(self) -> Sequence[str]:
-        """Of the corpus, the test split."""
+        """Of the corpus, the test split; of a large one the first documents."""
         corpus: Corpus = self.spec.task.corpus  # type: ignore[attr-defined]
-        return [d.decode("utf-8", "replace") for d in corpus.documents("test")]
+        self.text = f"corpora.{corpus.name}, test split"
+        out: list[str] = []
+        size = 0
+        for document in corpus.documents("test"):
+            out.append(document.decode("utf-8", "replace"))
+            size += len(document)
+            if size >= TEXT:
+                break
+        return out
 
     def _fitting(self, ask: Callable[[], Found]) -> Found:
         """What is found in passes that fit into memory."""

@@ -75,6 +75,7 @@ class Asking:
     def notes(self, **more: Any) -> dict[str, Any]:
         """What the record says of what was asked."""
         told = {"suite": VERSION, "list": self.items.hash, **more}
+        told |= {"text": self.items.text} if self.items.text else {}
         told |= {"window": self.model.window, "field": self.model.field}
         told |= {"work": self.model.work} if self.model.work else {}
         told |= {"field is": self.model.said} if self.model.said else {}

@@ -88,6 +88,7 @@ class Items:
         self.candidates = np.sort(every[order[few:]])
         self.begin = int(self._apart[-1]) if model.begin is None else model.begin
         self._texts: list[str] | None = None
+        self.text = ""  # where it comes from, once it is read
         self._sums = hashlib.sha256()
 
     def separator(self, n: int) -> Any:
@@ -154,6 +155,8 @@ class Items:
             if not any(texts):
                 raise Short("there is no held-out text; give some: data=…")
             self._texts = texts
+            self.text = ", ".join(p.name for p in files[:3]) or self.model.text
+            self.text += f" … ({len(files)} files)" if len(files) > 3 else ""
             some = [t[:4096] for t in texts[:8]]
             tokens = sum(len(x) for x in self.encode(some))
             self._each = sum(map(len, some)) / max(1, tokens)  # characters a token
@@ -204,17 +207,15 @@ class Items:
     def other(self, text: str, length: int, item: int, *use: str | int) -> str:
         """The text with every content word replaced, each always by the same other one."""
         self.texts  # noqa: B018  reads them
-        stream, known = self._stream(length, item, *use, "nonce"), dict[str, str]()
+        if not self._words:
+            return text
+        low = dict.fromkeys(w.lower() for w in CONTENT.findall(text))
+        words = [w for w in low if w not in FUNCTION]
+        drawn = self._stream(length, item, *use, "nonce").integers(len(words), len(self._words))
+        known = {w: self._words[n] for w, n in zip(words, drawn.tolist(), strict=True)}
 
         def replaced(match: re.Match[str]) -> str:
-            word = match[0]
-            low = word.lower()
-            if low in FUNCTION or not self._words:
-                return word
-            if low not in known:
-                n = int(stream.words(1, start=len(known))[0] % len(self._words))
-                known[low] = self._words[n]
-            new = known[low]
-            return new.capitalize() if word[0].isupper() else new
+            new = known.get(match[0].lower(), match[0])
+            return new.capitalize() if match[0][0].isupper() else new
 
         return CONTENT.sub(replaced, text)
