@@ -22,6 +22,7 @@ from paribus.text.lengths import vocabulary
 from paribus.text.paths import digest
 
 PROBE = "probe."  # with which its settings start
+PICTURES = (".svg", ".png", ".pdf")
 
 
 Probes = list[tuple[str, Probe]]  # each by what it is called
@@ -48,6 +49,11 @@ def probes(o: Namespace) -> Probes:
     else:
         part = parts.get("probes", o.probe, "--probe")
         found = [(o.probe, construct(part, fields, f"probes.{o.probe}"))]
+    drawn = Path(o.output or "").suffix in PICTURES
+    if drawn and (len(found) > 1 or found[0][1].curve is None):
+        raise SpecError(f"-o {o.output}: a picture is of one probe that has an axis, such as copy")
+    if o.against and len(found) > 1:
+        raise SpecError(f"--against goes with one probe; {o.probe} is a suite")
     for _, probe in found:
         probe.fingerprints()  # what is not there is said before anything is loaded
     return found
@@ -125,8 +131,7 @@ def picture(
     from paribus.analysis.plots import curve
 
     (_, probe), told = asked[0], found[0]
-    if len(asked) > 1 or probe.curve is None or not told["conditions"]:
-        raise SpecError(f"-o {output}: a picture is of one probe that has an axis, such as copy")
+    assert probe.curve is not None, "probes() has looked"
     curve.write(Path(output), told["conditions"], labels, probe.curve, told["name"])
 
 

@@ -166,6 +166,7 @@ def test_a_picture_of_one_probe(folder: Path, capsys: Any) -> None:
         (*how, "--set", "task.length=8"): "leave out task.length=8",
         (*how, "--size", "quick"): "--size goes with a suite",
         (*suite, "--set", "probe.trials=3"): "memory is a suite",
+        (*suite, "--against", str(folder / "out.json")): "--against goes with one probe",
         ("evaluate", str(folder / "model"), "--hf"): "--hf goes with --probe",
         ("evaluate", str(folder / "model"), "--dtype", "bf16"): "--dtype goes with --probe",
     }.items():
