@@ -8,8 +8,8 @@ from typing import Any
 
 from paribus.analysis import slices
 from paribus.analysis.cells import condition_label
-from paribus.analysis.plots.axes import geometric
 from paribus.analysis.plots.canvas import GREY, Canvas, legend
+from paribus.analysis.plots.curve import along as ticked
 from paribus.analysis.plots.material import PANELS, SINGLE, Material, Point, mean_point
 from paribus.study.measures import Node
 
@@ -95,9 +95,7 @@ def draw(points: Sequence[Point], m: Material, condition: Node) -> Canvas:
                 _vertical(ax, at[arm], GREY if same else m.looks[arm].colour, xs)
             if j == 0:
                 ax.set_ylim(-0.03, 1.03)
-            if geometric(xs):
-                ax.set_xscale("log", base=2)
-                ax.minorticks_off()
+            ticked(ax, xs, 7 if columns == 1 else 5)
             if panel and j == 0:
                 ax.set_title(panel)
             if j == rows - 1:

@@ -3,6 +3,7 @@ along a number of tokens; vertical lines at the window and at the field."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -74,9 +75,18 @@ def _line(ax: Any, rows: Sequence[Data], colour: str, dash: str, label: str | No
                     alpha=0.18, lw=0)  # fmt: skip
     ax.plot(xs, [r["y"] for r in rows], color=colour, linestyle=dash, lw=1.8, marker="o", ms=3.5,
             label=label)  # fmt: skip
-    if geometric(sorted({*xs})) or max(xs) > 16 * min(xs):
+    along(ax, xs)
+
+
+def along(ax: Any, xs: Sequence[float], most: int = 7) -> None:
+    """An axis of numbers of tokens: by ratios where they are spread so, ticks where points are."""
+    places = sorted({*xs})
+    if geometric(places) or (places[0] > 0 and places[-1] > 16 * places[0]):
         ax.set_xscale("log", base=2)
         ax.minorticks_off()
+        places = [x for x in places if math.log2(x).is_integer()] or places
+    shown = places[:: math.ceil(len(places) / most)]
+    ax.set_xticks(shown, [f"{x:g}" for x in shown])
 
 
 def _marks(ax: Any, marks: Mapping[str, float], xs: Sequence[float], named: bool) -> None:
