@@ -23,7 +23,7 @@ from paribus.text import paths
 
 REPO = Path(__file__).resolve().parents[1]
 PAGES = ("README.md", "README.zh-CN.md", "docs/study-files.md", "docs/design.md",
-         "docs/reports.md", "docs/sharing.md")  # fmt: skip
+         "docs/reports.md", "docs/sharing.md", "docs/probes.md")  # fmt: skip
 STUDIES = ("docs/studies/parallelmind.md", "docs/studies/parallelmind.zh-CN.md")
 JOINS = ("docs/studies/table-connectivity.md", "docs/studies/table-connectivity.zh-CN.md")
 FROZEN = ("docs/studies/qk-freeze.md", "docs/studies/qk-freeze.zh-CN.md")

@@ -58,7 +58,7 @@ ANYTHING = {
 }
 # The signatures of contracts name what text opens into and what is asked of models; only a type
 # checker follows that.
-FOR_TYPES_ALONE = {("paribus.contracts", "text"), ("paribus.contracts", "nn")}
+FOR_TYPES_ALONE = {("paribus.contracts", "text"), ("paribus.readers", "nn")}
 
 # Part files may import these root modules, and non-part modules of these packages by kind.
 PART_ROOTS = {"contracts", "errors", "lazy", "parts", "rng", "spec"}

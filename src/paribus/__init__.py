@@ -30,7 +30,7 @@ _KINDS = (
     "probes".split()
 )
 
-__all__ = ["__version__", "external", "presets", "start", *_KINDS, *_NAMES]
+__all__ = ["__version__", "external", "presets", "start", "suites", *_KINDS, *_NAMES]
 
 
 def __getattr__(name: str) -> Any:
@@ -44,6 +44,8 @@ def __getattr__(name: str) -> Any:
         return Namespace(name)
     if name == "presets":
         return importlib.import_module("paribus.presets")
+    if name == "suites":
+        return importlib.import_module("paribus.study.suites")
     raise AttributeError(f"paribus has no {name!r}")
 
 

@@ -17,24 +17,45 @@ from paribus.errors import SpecError
 from paribus.parts import Namespace as Kind
 from paribus.parts import construct, dump
 from paribus.spec import CORE_REVISION, Spec, resolve, used_parts
+from paribus.study import suites
 from paribus.text.lengths import vocabulary
 from paribus.text.paths import digest
 
 PROBE = "probe."  # with which its settings start
+PICTURES = (".svg", ".png", ".pdf")
 
 
-def probe(o: Namespace) -> Probe | None:
-    """What ``--probe``, ``--data`` and ``--set probe.x=…`` name."""
-    fields: dict[str, Any] = {"data": str(Path(o.data).expanduser().absolute())} if o.data else {}
+Probes = list[tuple[str, Probe]]  # each by what it is called
+
+
+def probes(o: Namespace) -> Probes:
+    """What ``--probe``, ``--size``, ``--data`` and ``--set probe.x=…`` name: one, or a suite."""
+    data = str(Path(o.data).expanduser().absolute()) if o.data else None
+    fields: dict[str, Any] = {"data": data} if data else {}
     for text in (t for t in o.patches if t.startswith(PROBE)):
         path, equals, said = text.partition("=")
         if not o.probe or not equals:
             raise SpecError(f"--set {text}: write --probe NAME --set probe.field=value")
         fields[path.removeprefix(PROBE)] = value(said)
+    if o.size and o.probe not in suites.SUITES:
+        raise SpecError(f"--size goes with a suite: --probe {', '.join(suites.SUITES)}")
     if not o.probe:
-        return None
-    found: Probe = construct(parts.get("probes", o.probe, "--probe"), fields, f"probes.{o.probe}")
-    found.fingerprints()  # what is not there is said before anything is loaded
+        return []
+    if o.probe in suites.SUITES and o.probe not in parts.available("probes"):
+        if fields.keys() - {"data"}:
+            raise SpecError(f"--set probe.…: {o.probe} is a suite; ask one of its probes by name")
+        made = getattr(suites, o.probe)(o.size or "quick", data)
+        found: Probes = [(e.name, e.what) for e in made]
+    else:
+        part = parts.get("probes", o.probe, "--probe")
+        found = [(o.probe, construct(part, fields, f"probes.{o.probe}"))]
+    drawn = Path(o.output or "").suffix in PICTURES
+    if drawn and (len(found) > 1 or found[0][1].curve is None):
+        raise SpecError(f"-o {o.output}: a picture is of one probe that has an axis, such as copy")
+    if o.against and len(found) > 1:
+        raise SpecError(f"--against goes with one probe; {o.probe} is a suite")
+    for _, probe in found:
+        probe.fingerprints()  # what is not there is said before anything is loaded
     return found
 
 
@@ -59,25 +80,59 @@ def report(
     o: Namespace,
     form: str | None,
     model: Mapping[str, Any],
-    asked: Probe,
-    wanted: Sequence[Any],
-    records: Sequence[Mapping[str, Any]],
+    asked: Probes,
+    changes: Sequence[tuple[str, Mapping[str, Any]]],
+    records: Sequence[Sequence[Mapping[str, Any]]],
     against: Mapping[str, Any] | None,
 ) -> int:
-    """Print or write what was found."""
-    found = probed.data(model, dump(asked), [w.changes for w in wanted], records)
-    if against is not None:
-        found["against"] = probed.compared(found, against)
-    if o.output:
-        content = probed.csv(found) if form == "csv" else json.dumps(found) + "\n"
+    """Print or write what was found.
+
+    Args:
+        changes: of each condition, what it is called and what it changes.
+        records: of each probe, one a condition.
+    """
+    each, labels = [], [label for label, _ in changes]
+    for (name, probe), mine in zip(asked, records, strict=True):
+        told = {"suite": name} if len(asked) > 1 else {}
+        lost = [r["reason"] for r in mine if r.get("status") == "refused"]
+        if lost:
+            each.append({**told, "probe": dump(probe), "not run": lost[0], "conditions": []})
+            continue
+        found = probed.data(model, dump(probe), [c for _, c in changes], mine, probe.curve)
+        if against is not None:
+            found["against"] = probed.compared(found, against)
+        each.append({**told, **found})
+    if o.output and form not in ("csv", "json"):
+        picture(o.output, asked, each, labels)
+    elif o.output:
+        content = json.dumps(each[0] if len(asked) == 1 else {**model, "probes": each}) + "\n"
+        if form == "csv":
+            content = probed.csv(*(f for f in each if f["conditions"]))
         Path(o.output).parent.mkdir(parents=True, exist_ok=True)
         Path(o.output).write_text(content, encoding="utf-8")
+    if o.output:
         print(o.output)
     elif o.json:
-        emit(found)
+        emit(each[0] if len(asked) == 1 else {**model, "probes": each})
     else:
-        print("\n".join(probed.lines(found, [w.label for w in wanted], asked.metrics)))
+        for i, ((name, probe), found) in enumerate(zip(asked, each, strict=True)):
+            print("\n" * (i > 0) + f"── {name}\n" * (len(asked) > 1), end="")
+            if found["conditions"]:
+                print("\n".join(probed.lines(found, labels, probe.metrics, probe.curve)))
+            else:
+                print(f"not run: {found['not run']}")
     return OK
+
+
+def picture(
+    output: str, asked: Probes, found: Sequence[Mapping[str, Any]], labels: Sequence[str]
+) -> None:
+    """Draw the curves of a probe that has them."""
+    from paribus.analysis.plots import curve
+
+    (_, probe), told = asked[0], found[0]
+    assert probe.curve is not None, "probes() has looked"
+    curve.write(Path(output), told["conditions"], labels, probe.curve, told["name"])
 
 
 def hugging_face(folder: Path) -> tuple[dict[str, Any], Path, dict[str, Any]]:

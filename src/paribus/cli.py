@@ -109,13 +109,20 @@ def _evaluate(p: argparse.ArgumentParser) -> None:
     p.add_argument("--split", choices=("test", "validation", "train"), default="test")
     p.add_argument("--examples", type=int, metavar="N", help="at most N items of each condition")
     p.add_argument("--probe", metavar="NAME",
-                   help="ask a probe, with --set probe.x=…, in place of the task")  # fmt: skip
+                   help="ask a probe, with --set probe.x=…, in place of the task; or the suite "
+                   "memory")  # fmt: skip
+    p.add_argument("--size", choices=("smoke", "quick", "full"), help="of a suite (default quick)")
     p.add_argument("--data", metavar="DIR", help="the probe's data")
+    p.add_argument("--hf", action="store_true",
+                   help="STUDY is the name of a causal model of the transformers library, or its "
+                   "folder")  # fmt: skip
+    p.add_argument("--dtype", choices=("fp32", "bf16", "fp16"), help="what a probe computes in")
     p.add_argument("--against", metavar="FILE.json",
                    help="compare with what -o wrote of another model")  # fmt: skip
     _device(p)
     p.add_argument("-o", "--output", metavar="FILE.csv|.json",
-                   help="a file; an existing one is replaced")  # fmt: skip
+                   help="a file; an existing one is replaced; of a probe with an axis also .svg, "
+                   ".png, .pdf")  # fmt: skip
 
 
 def parser() -> argparse.ArgumentParser:

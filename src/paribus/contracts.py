@@ -14,12 +14,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from paribus.errors import SpecError
 from paribus.parts import Part
+from paribus.readers import Curve as Curve
+from paribus.readers import Measured as Measured
+from paribus.readers import Reader as Reader
+from paribus.readers import Rows as Rows
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-    from paribus.nn.questions import Question, Scored
     from paribus.text.data import Data, Encoder
 
 
@@ -448,46 +451,13 @@ class Source:
         return {}
 
 
-class Reader:
-    """A model as probes see it: text in, the likelihood of text out.
-
-    Attributes:
-        limit: the longest row that it reads; None: any.
-    """
-
-    limit: int | None = None
-
-    def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """The ids of each text, after the mark of a document's beginning where there is one."""
-        raise NotImplementedError
-
-    def scores(self, questions: Sequence[Question]) -> list[list[Scored]]:
-        """Of each question, each option's span; too long a prompt keeps its last tokens."""
-        raise NotImplementedError
-
-
-class Measured(NamedTuple):
-    """What a probe found.
-
-    Attributes:
-        items: (sum, count) of each metric for each of N items.
-        slices: the label of each item by slice name.
-        notes: what the record should say of what was asked.
-        anchors: published values of a metric: {metric: {model: value}}.
-    """
-
-    items: Mapping[str, tuple[Any, Any]]
-    slices: Mapping[str, Any] = {}
-    notes: Mapping[str, Any] = {}
-    anchors: Mapping[str, Mapping[str, float]] = {}
-
-
 class Probe(Part, frozen=True, kw_only=True):
     """A measurement that trains nothing; ``slices`` names those that it gives."""
 
     kind: ClassVar[str] = "probes"
     metrics: ClassVar[dict[str, Metric]] = {}
     slices: ClassVar[tuple[str, ...]] = ()
+    curve: ClassVar[Curve | None] = None
 
     def fingerprints(self) -> dict[str, str]:
         """Content hashes of the data that it asks of."""

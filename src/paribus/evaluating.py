@@ -11,7 +11,7 @@ import sys
 from argparse import Namespace
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
 from pathlib import Path
@@ -90,38 +90,40 @@ class Wanted:
     spec: Spec
 
 
+FORMS = ("csv", "json", "svg", "png", "pdf")  # the last three of a probe that has an axis
+
+
 def do_evaluate(o: Namespace) -> int:
-    form = suffix(o.output, ("csv", "json"))
+    form = suffix(o.output, FORMS if o.probe else FORMS[:2])
     if o.output and (not form or Path(o.output).is_dir()):
         raise SpecError(f"-o {o.output}: name a file that ends in .csv or .json")
     if o.examples is not None and o.examples < 1:
         raise SpecError(f"--examples {o.examples}: give at least one")
     device = device_of(o) if o.device else None
-    if (o.data or o.against) and not o.probe:
-        raise SpecError(f"--{'data' if o.data else 'against'} goes with --probe")
+    for option in ("data", "against", "dtype", "hf", "size"):
+        if getattr(o, option) and not o.probe:
+            raise SpecError(f"--{option} goes with --probe")
+    if o.hf:
+        return _hugging_face(o, form, device)
     model = _of_place(o) if _is_place(o) else _of_study(o)
-    probe = asking.probe(o)
+    probes = asking.probes(o)
     wanted = conditions(o, model.spec)
+    if o.dtype:
+        wanted = [replace(w, spec=specs.patch(w.spec, "precision", o.dtype)) for w in wanted]
     other = asking.other(o)
     _same_code(model)
-    for note in dict.fromkeys(n for w in wanted if not probe for n in _same_data(model, w)):
+    for note in dict.fromkeys(n for w in wanted if not probes for n in _same_data(model, w)):
         print(f"note: {note}", file=sys.stderr)
 
     from paribus.engine import single
 
-    records = single.evaluated(
-        model.weights,
-        int(model.told["seed"]),
-        [(w.label, w.spec) for w in wanted],
-        o.split,
-        o.examples,
-        device,
-        _cache(model),
-        _tell(len(wanted)),
-        probe,
-    )
-    if probe is not None:
-        return asking.report(o, form, model.data(), probe, wanted, records, other)
+    named = [(w.label, w.spec) for w in wanted]
+    how = o.split, o.examples, device, _cache(model), _tell(max(len(wanted), len(probes)))
+    if probes:
+        asked_ = single.asked(model.weights, named, probes, *how)
+        changes = [(w.label, w.changes) for w in wanted]
+        return asking.report(o, form, model.data(), probes, changes, asked_, other)
+    records = single.evaluated(model.weights, int(model.told["seed"]), named, *how)
     found = unrecorded.data(model.data(), [w.changes for w in wanted], records)
     if o.output:
         content = unrecorded.csv(found) if form == "csv" else json.dumps(found, indent=1) + "\n"
@@ -134,6 +136,21 @@ def do_evaluate(o: Namespace) -> int:
         metrics = {k: m for w in wanted for k, m in w.spec.task.metrics.items()}
         print("\n".join(unrecorded.lines(found, [w.label for w in wanted], metrics)))
     return OK
+
+
+def _hugging_face(o: Namespace, form: str | None, device: str | None) -> int:
+    """A model of the transformers library, asked by probes."""
+    own = [t for t in (*o.patches, *o.over) if not t.startswith(asking.PROBE)]
+    given = [f"--{k}" for k in ("scale", "seeds", "home") if getattr(o, k) is not None]
+    if o.name is not None or own or given:
+        what = o.name or [*own, *given][0]
+        raise SpecError(f"--hf {o.study}: it is no study and has no conditions; leave out {what}")
+    probes, other = asking.probes(o), asking.other(o)
+
+    from paribus.engine import single
+
+    told, found = single.asked_of(o.study, o.dtype, probes, o.examples, device, _tell(len(probes)))
+    return asking.report(o, form, told, probes, [("as it is", {})], found, other)
 
 
 def _cache(model: Trained) -> Path | None:

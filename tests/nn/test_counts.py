@@ -199,6 +199,17 @@ def test_memory_is_what_autograd_keeps(base):
     assert loss.isfinite()
 
 
+def test_two_readings_of_83_million():
+    for model, n in ((presets.wm83m_wide4(), 83_108_864), (presets.wm83m_deep16(), 83_116_544)):
+        sizes = {k: prod(p.shape) for k, p in declare(model).items()}
+        assert total(model) == sum(sizes.values()) == n
+        assert abs(n - 83.1e6) < 0.1e6
+        assert sum(v for k, v in sizes.items() if k in ("embed.tokens", "head")) == 32_768_000
+        assert model.width // model.heads == 64
+        gains = sum(v for k, v in sizes.items() if k.endswith("gain"))
+        assert n - gains == 32_768_000 + 12 * model.layers * model.width**2
+
+
 def test_counting_loads_no_torch():
     code = (
         "import sys\nfrom paribus import presets\nfrom paribus.nn import flops\n"

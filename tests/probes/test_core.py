@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -330,5 +331,11 @@ def test_a_model_of_one_s_own_is_asked_too(folder: Path, tmp_path: Path) -> None
             ]
             at = found.slices["task"] == label
             assert found.items["accuracy"][0][at].tolist() == [float(x) for x in want]
+        copied = probes.copy(lengths=(4,), sources=("random",), trials=5, keep="tokens").measure(
+            model
+        )
+        assert np.array(copied.tables["random@4"]["nats"]).shape == (5, 4)
+        heads = probes.induction(lengths=(4,), trials=2).measure(model).notes["heads"]
+        assert heads == "not run: the model does not show its attention"
     finally:
         parts.use_local(None)

@@ -228,7 +228,8 @@ def _evaluation_set(seen: _Seen) -> Iterator[Finding]:
     """One condition and metric, and numbers of items that differ between arms."""
     counts: dict[tuple[Any, ...], dict[Any, list[str]]] = {}
     for r in seen.rows:
-        if r.get("n") is not None and not r.get("slice"):
+        # A count that is no whole number is the lower side of a ratio, and no number of items.
+        if r.get("n") is not None and not r.get("slice") and float(r["n"]).is_integer():
             place = (*seen.condition(r), r["metric"])
             counts.setdefault(place, {}).setdefault(r["n"], []).append(r["variant"])
     unlike = {place: of for place, of in counts.items() if len(of) > 1}

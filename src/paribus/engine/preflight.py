@@ -23,7 +23,7 @@ from paribus.engine.judging import setting
 from paribus.engine.members import Member, Phase, member
 from paribus.engine.settings import Settings, apply, pick_device
 from paribus.engine.train import Trainer
-from paribus.errors import ParibusError, SpecError
+from paribus.errors import ParibusError, Refused, SpecError
 from paribus.parts import defaults, dump, same
 from paribus.text import paths
 from paribus.text.data import Data
@@ -105,17 +105,22 @@ def _graph(graph: Mapping[str, Any], settings: Settings, data: Data) -> str:
         trainer = Trainer([m], settings, data, micro=rows)
         trainer.run()
         _round_trip(m)
-        params = trainer.params
+        params, beyond = trainer.params, 0
         for c, spec in zip(conditions, judged, strict=True):
             rows = max(1, TOKENS // (spec.task.io().length or 1))
             asked = setting(c)
             asked = replace(asked, spec=spec, examples=2 if asked.probe else rows)
             now = {k: t.detach() for k, t in params.items()}
-            evaluate(now, [spec], [m.seed], asked, data, settings)
+            try:
+                evaluate(now, [spec], [m.seed], asked, data, settings)
+            except Refused:  # what a probe cannot ask of this model is an outcome, as of a task
+                if asked.probe is None:
+                    raise
+                beyond += 1
     _refuse_unread(graph, m.phases, seen)
-    refused = len(graph["conditions"]) - len(conditions)
+    refused = len(graph["conditions"]) - len(conditions) + beyond
     n = sum(t[0].numel() for t in params.values())
-    return f"{n:,} parameters, two steps, checkpoint, {len(conditions)} conditions" + (
+    return f"{n:,} parameters, two steps, checkpoint, {len(conditions) - beyond} conditions" + (
         f", {refused} refused" if refused else ""
     )
 

@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from paribus.contracts import Reader
+from paribus import arrays
+from paribus.contracts import Corpus, Probe
+from paribus.engine.following import follow
+from paribus.engine.heads import attention
 from paribus.engine.net import PRECISION, ExternalNet, make_net
 from paribus.engine.settings import Settings, describe
 from paribus.engine.totals import measured
 from paribus.errors import SpecError
 from paribus.nn import spans
 from paribus.nn.questions import Question, Scored, cropped
+from paribus.reach import reach
+from paribus.readers import Answers, Reader, Rows
 from paribus.spec import Model, Spec
 from paribus.text.data import Data, Encoder
 
 if TYPE_CHECKING:
     from paribus.engine.evaluate import Setting
 
+Found = TypeVar("Found")
+TEXT = 32_000_000  # bytes of held-out text that are enough to draw from
 BUDGET = {"cpu": 8192, "mps": 8192, "cuda": 65536}  # tokens of a pass, padding included
 
 
@@ -37,9 +44,12 @@ class Trained(Reader):
         self, params: Mapping[str, Tensor], spec: Spec, data: Data, settings: Settings
     ) -> None:
         self.encoder = encoder_of(spec, data)
+        self.begin = self.encoder.eos if self.encoder.bos is None else self.encoder.bos
         self.budget = BUDGET[settings.device.partition(":")[0]]
-        net = make_net([spec], settings.device, "sdpa")
+        self.spec, self.params, self.device = spec, params, settings.device
+        self.net = net = make_net([spec], settings.device, "sdpa")
         self.kernel = net.kernel
+        self.window, self.field, self.said, self.work = reach(spec.model, spec.task.io().length)
         self.reads: spans.Reads
         if isinstance(net, ExternalNet):
             self.reads = spans.Whole(
@@ -51,16 +61,51 @@ class Trained(Reader):
             self.reads = spans.Cached(net.core, params, PRECISION[spec.precision])
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        mark = self.encoder.eos if self.encoder.bos is None else self.encoder.bos
-        before = [] if mark is None else [mark]
+        before = [] if self.begin is None else [self.begin]
         found = self.encoder.encode([t.encode() for t in texts])
         return [before + np.asarray(ids).tolist() for ids in found]
 
     def scores(self, questions: Sequence[Question]) -> list[list[Scored]]:
         cut = [[cropped(s, self.limit) for s in q] for q in questions]
+        return self._fitting(lambda: spans.scores(self.reads, cut, self.budget))
+
+    def follow(self, asked: Sequence[Rows]) -> list[Answers]:
+        def logits(ids_BT: Tensor) -> Tensor:
+            return self.net(self.params, {"inputs": ids_BT[None]})[0]
+
+        return self._fitting(lambda: follow(logits, asked, self.budget, self.device))
+
+    def attention(self, ids: Any, back: int, start: int) -> Any:
+        if isinstance(self.net, ExternalNet):
+            return super().attention(ids, back, start)
+        return attention(self.net.core, self.params, ids, back, start, self.budget)
+
+    def ordinary(self) -> Any:
+        if self.encoder.ordinary is None:
+            raise SpecError(
+                "the tokenizer does not say which of its tokens are ordinary ones; give another "
+                "one (tokenizers.file, bpe and bytes do)"
+            )
+        return self.encoder.ordinary
+
+    def documents(self) -> Sequence[str]:
+        """Of the corpus, the test split; of a large one the first documents."""
+        corpus: Corpus = self.spec.task.corpus  # type: ignore[attr-defined]
+        self.text = f"corpora.{corpus.name}, test split"
+        out: list[str] = []
+        size = 0
+        for document in corpus.documents("test"):
+            out.append(document.decode("utf-8", "replace"))
+            size += len(document)
+            if size >= TEXT:
+                break
+        return out
+
+    def _fitting(self, ask: Callable[[], Found]) -> Found:
+        """What is found in passes that fit into memory."""
         while True:
             try:
-                return spans.scores(self.reads, cut, self.budget)
+                return ask()
             except torch.OutOfMemoryError:
                 if self.budget < 256:
                     raise
@@ -96,43 +141,46 @@ def records(
             )
     out = []
     for e, spec in enumerate(specs):
-        began = time.monotonic()
         own = {k: t[e : e + 1] for k, t in params.items()}
-        model = Trained(own, spec, data, settings)
-        found = probe.measure(model, setting.examples)
-        items = {
-            k: tuple(torch.from_numpy(np.asarray(x, np.float64)) for x in pair)
-            for k, pair in found.items.items()
-        }
-        wanted = {k: np.asarray(v) for k, v in found.slices.items() if k in setting.by}
-        record = measured(items, probe.metrics, wanted)  # type: ignore[arg-type]
-        size = len(next(iter(items.values()))[0])
-        out.append(
-            {
-                **record,
-                "baselines": {},
-                "baseline_slices": {},
-                "status": "done",
-                "condition": setting.id,
-                "key": setting.key,
-                "split": setting.split,
-                "size": size,
-                "realised": dict(found.notes),
-                "anchors": {k: dict(v) for k, v in found.anchors.items()},
-                "groups": None,
-                **(
-                    {"labels": {k: list(map(str, v)) for k, v in wanted.items()}}
-                    if setting.shown
-                    else {}
-                ),
-                "seconds": round(time.monotonic() - began, 3),
-                "engine": {
-                    "engine": "eager",
-                    "stack": 1,
-                    "micro_batch": model.budget,
-                    **describe(settings),
-                    "kernel": model.kernel,
-                },
-            }
-        )
+        out.append(record(Trained(own, spec, data, settings), setting, probe, settings))
     return out
+
+
+def record(model: Any, setting: Any, probe: Probe, settings: Settings) -> dict[str, Any]:
+    """What a probe finds of one model.
+
+    Args:
+        model: a `Reader` with ``kernel`` and ``budget``, tokens of a pass.
+        setting: `Setting`.
+    """
+    began = time.monotonic()
+    found = probe.measure(model, setting.examples)
+    items = {
+        k: tuple(torch.from_numpy(np.asarray(x, np.float64)) for x in pair)
+        for k, pair in found.items.items()
+    }
+    wanted = {k: np.asarray(v) for k, v in found.slices.items() if k in setting.by}
+    return {
+        **measured(items, probe.metrics, wanted),  # type: ignore[arg-type]
+        "baselines": {},
+        "baseline_slices": {},
+        "status": "done",
+        "condition": setting.id,
+        "key": setting.key,
+        "split": setting.split,
+        "size": len(next(iter(items.values()))[0]),
+        "realised": dict(found.notes),
+        "anchors": {k: dict(v) for k, v in found.anchors.items()},
+        "groups": None if found.groups is None else arrays.pack(found.groups),
+        **({"about": {k: arrays.pack(v) for k, v in found.about.items()}} if found.about else {}),
+        **({"tables": dict(found.tables)} if found.tables else {}),
+        **({"labels": {k: list(map(str, v)) for k, v in wanted.items()}} if setting.shown else {}),
+        "seconds": round(time.monotonic() - began, 3),
+        "engine": {
+            "engine": "eager",
+            "stack": 1,
+            "micro_batch": model.budget,
+            **describe(settings),
+            "kernel": model.kernel,
+        },
+    }

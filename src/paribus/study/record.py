@@ -13,6 +13,7 @@ from paribus._version import __version__
 from paribus.contracts import Probe
 from paribus.errors import SpecError
 from paribus.parts import dump
+from paribus.reach import reach
 from paribus.spec import Model, canonical
 from paribus.study.expand import Expansion, Variant
 from paribus.study.study import Study
@@ -128,6 +129,7 @@ def study_record(plan: Plan) -> dict[str, Any]:
                 "by": list(c.evaluation.by),
                 "every": c.evaluation.every,
                 "examples": c.evaluation.examples,
+                **_curve(c.evaluation.what),
             }
             for c in e.conditions
         ],
@@ -153,6 +155,7 @@ def study_record(plan: Plan) -> dict[str, Any]:
                 **({} if counted(v) else {"flops_per_token": flops_per_token(v.spec)}),
                 "data": data.get(v.name, {}),
                 "lr": [_factors(p.spec) for p in v.phases],
+                **(_reach(v.spec) if any(map(_curve, (x.what for x in s.evaluate))) else {}),
                 "spec": [
                     {"name": p.name, "optim": p.optim, "spec": dump(p.spec, full=True)}
                     for p in v.phases
@@ -163,6 +166,18 @@ def study_record(plan: Plan) -> dict[str, Any]:
         "registration": registration(s),
         "definitions": _definitions(e),
     }
+
+
+def _curve(what: Any) -> dict[str, Any]:
+    """What a probe with an axis says of it."""
+    found = getattr(what, "curve", None)
+    return {} if found is None else {"curve": found._asdict()}
+
+
+def _reach(spec: specs.Spec) -> dict[str, Any]:
+    """How far back the model looks, for lines in figures of such probes."""
+    found = reach(spec.model, spec.task.io().length)
+    return {"reach": {"window": found.direct, "field": found.field}}
 
 
 def _evaluated(plan: Plan) -> dict[str, Any]:

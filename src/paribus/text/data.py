@@ -42,6 +42,7 @@ class Encoder:
         bos, eos: ids of the marks, where the tokenizer has them.
         token_bytes: int64 [V], raw bytes of each token, specials 0; None where unknown.
         packed: the ids hold their marks already; documents end after eos.
+        ordinary: ids of ordinary tokens, ascending; None where unknown.
     """
 
     encode: Callable[[list[bytes]], list[Array]]
@@ -50,6 +51,7 @@ class Encoder:
     eos: int | None = None
     token_bytes: NDArray[np.int64] | None = None
     packed: bool = False
+    ordinary: NDArray[np.int64] | None = None
 
 
 @dataclass

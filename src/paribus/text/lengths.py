@@ -39,6 +39,18 @@ def byte_level(spec: dict[str, Any]) -> bool:
     )
 
 
+def ordinary(spec: dict[str, Any]) -> NDArray[np.int64]:
+    """Ids of the model's own vocabulary, ascending: without added and unknown tokens, and without
+    those that stand for a byte where no token does."""
+    known = vocabulary(spec)
+    unknown = spec["model"].get("unk_token") or spec["model"].get("unk_id")
+    added = {t["content"] for t in spec.get("added_tokens") or []} | {unknown}
+    return np.array(sorted(
+        i for token, i in known.items()
+        if token not in added and i != unknown and not re.fullmatch(r"<0x[0-9A-Fa-f]{2}>", token)
+    ), np.int64)  # fmt: skip
+
+
 def token_bytes(spec: dict[str, Any], size: int) -> NDArray[np.int64] | None:
     """Raw bytes of each of ``size`` ids; specials count 0.  None where tokens do not spell text.
 

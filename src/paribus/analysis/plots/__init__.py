@@ -11,6 +11,7 @@ from functools import partial
 from typing import NamedTuple
 
 from paribus.analysis.plots import (
+    along,
     axes,
     cost,
     forest,
@@ -77,6 +78,14 @@ def sliced(m: Material) -> Iterator[Figure]:
                          partial(slices.draw, by=by))  # fmt: skip
 
 
+def probed(m: Material) -> Iterator[Figure]:
+    """A figure for each probe that has an axis."""
+    if m.any and len(m.chosen) <= DRAWN:
+        for c in along.conditions(m):
+            own = partial(along.data, condition=c), partial(along.draw, condition=c)
+            yield Figure(f"probe-{plain(along.name(c))}", "cap_probe", *own)
+
+
 def figures(m: Material) -> Iterator[Drawn]:
     """Every figure that the study has data for, the main one first."""
     first = primary(m)
@@ -86,7 +95,7 @@ def figures(m: Material) -> Iterator[Drawn]:
     if m.any and len(m.chosen) <= DRAWN and (axis := axes.learning(m)):
         chosen.append(Figure("learning", "cap_learning", partial(lines.data, axis=axis),
                              partial(lines.draw, axis=axis)))  # fmt: skip
-    for figure in (*chosen, *sliced(m), *FIGURES):
+    for figure in (*chosen, *probed(m), *sliced(m), *FIGURES):
         if rows := figure.data(m):
             with styled():
                 canvas = figure.draw(rows, m)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from paribus.analysis.plots import DRAWN, Drawn, Material, heat
+from paribus.analysis.plots import DRAWN, Drawn, Material, along, heat, plain
 from paribus.analysis.plots.axes import axis_of, learning
 from paribus.analysis.plots.canvas import styled
 from paribus.analysis.words import arm, say
@@ -26,6 +26,9 @@ def caption(d: Drawn, m: Material, lang: str) -> str:
     axis = learning(m) if d.name == "learning" else axis_of(m)
     facts["axis"] = axis.name if axis else ""
     sliced = d.name.startswith("slices-")
+    if d.name.startswith("probe-"):
+        known = map(along.name, along.conditions(m))
+        facts["evaluation"] = next(n for n in known if f"probe-{plain(n)}" == d.name)
     parts = [] if sliced else [say(d.caption, lang, **facts)]
     if d.name in ("primary", "learning"):
         if axis and axis.trained:

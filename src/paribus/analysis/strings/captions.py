@@ -47,6 +47,9 @@ CAPTIONS: dict[str, dict[str, str]] = {
         "cap_imported": "Dashed grey, squares: measured elsewhere, in no test.",
         "cap_far": "Trivial baselines beyond the axis: {names}.",
         "cap_slices": "{metric} by slice of the evaluation items; below each level: how many.",
+        "cap_probe": "{evaluation}: solid, the share that is right; dashed, of the same tokens "
+        "without what is to be remembered; below, the difference. Bands: {level} t-intervals over "
+        "seeds. Vertical: the direct window (dashed), the theoretical field (dotted).",
         "cap_rows_only": "Dots: means; bars: {level} t-intervals over seeds.",
         "cap_sliced_trivial": "Grey: trivial baselines on the slice.",
         "cap_along": "Within each level from left to right: {factor} = {levels}.",
@@ -111,6 +114,9 @@ CAPTIONS: dict[str, dict[str, str]] = {
         "cap_gap": "空缺：没有数值（{all} 个单元中的 {n} 个）。",
         "cap_imported": "灰色虚线与方块：在别处测得，不参与任何检验。",
         "cap_far": "超出坐标轴的平凡基线：{names}。",
+        "cap_probe": "{evaluation}：实线为正确率；虚线为没有先前呈现时同样词元的正确率；"
+        "下方为两者之差。色带：对种子的 {level} t 区间。"
+        "竖线：直接窗口（虚线）、理论感受野（点线）。",
         "cap_slices": "按评测样本切片的 {metric}；各水平下方为样本数。",
         "cap_rows_only": "点为均值，横条为各种子的 {level} t 区间。",
         "cap_sliced_trivial": "灰色：平凡基线在该切片上的数值。",

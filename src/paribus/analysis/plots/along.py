@@ -1,0 +1,126 @@
+"""What a probe finds along a number of tokens, a line for each arm; vertical lines at the window
+and at the field of the models."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from paribus.analysis import slices
+from paribus.analysis.cells import condition_label
+from paribus.analysis.plots.canvas import GREY, Canvas, legend
+from paribus.analysis.plots.curve import along as ticked
+from paribus.analysis.plots.material import PANELS, SINGLE, Material, Point, mean_point
+from paribus.study.measures import Node
+
+
+def conditions(m: Material) -> Iterator[Node]:
+    """Conditions of probes with an axis whose slices are recorded: a figure each."""
+    for c in m.study["conditions"]:
+        if c.get("curve") and c["split"] == "test" and _places(m, c):
+            yield c
+
+
+def name(condition: Node) -> str:
+    label = condition_label(condition)
+    evaluation = str(condition["evaluation"])
+    return evaluation if label == evaluation else f"{evaluation} {label}"
+
+
+def _places(m: Material, c: Node) -> dict[str, tuple[str, float]]:
+    """Slice -> (which curve, place on the axis): of cells "curve@place" where they were recorded,
+    else of the axis alone."""
+    levels, curve = slices.levels(m.results, c), c["curve"]
+    cells = [x.rpartition("@") for x in levels.get("cell", ())] if curve["by"] else []
+    if cells and all(at for _, at, _ in cells):
+        return {f"cell={a}@{b}": (a, float(b)) for a, _, b in cells}
+    return {f"{curve['axis']}={x}": ("", float(x)) for x in levels.get(curve["axis"], ())}
+
+
+def data(m: Material, condition: Node) -> list[Point]:
+    """A point for each arm, metric and place: {"panel", "metric", "series", "x", "y", "low",
+    "high", "n", "of"}; [] where there are too many lines or panels."""
+    places, curve = _places(m, condition), condition["curve"]
+    panels = list(dict.fromkeys(panel for panel, _ in places.values()))
+    metrics = [x for x in (curve["metric"], curve["control"], curve["gain"]) if x]
+    if len(m.chosen) > SINGLE or len(panels) > PANELS:
+        return []
+    out: list[Point] = []
+    for metric in metrics:
+        for i, slice_, entry in slices.entries(m.results, metric, condition):
+            arm = m.study["variants"][i]["name"]
+            if slice_ in places and arm in m.chosen:
+                panel, x = places[slice_]
+                out.append({"kind": "mean", "panel": panel, "metric": metric, "series": arm, "x": x,
+                            **mean_point(entry.values, entry.planned)})  # fmt: skip
+    arms = list(m.chosen)
+    out.sort(key=lambda p: (panels.index(p["panel"]), metrics.index(p["metric"]),
+                            arms.index(p["series"]), p["x"]))  # fmt: skip
+    return out if len({p["x"] for p in out}) > 1 else []
+
+
+def marks(m: Material) -> dict[str, dict[str, float]]:
+    """Arm -> {"window": tokens, "field": tokens}, as far as its model tells."""
+    info: Mapping[str, Any] = m.study["variants_info"]
+    return {v: {k: x for k, x in (info[v].get("reach") or {}).items() if x} for v in m.chosen}
+
+
+def draw(points: Sequence[Point], m: Material, condition: Node) -> Canvas:
+    """Above the accuracy, dashed its control; below what memory adds."""
+    curve = condition["curve"]
+    panels = list(dict.fromkeys(p["panel"] for p in points))
+    rows = 2 if curve["gain"] else 1
+    columns = len(panels) if not m.narrow else 1
+    size = (7.6, 0.9 + 2.4 * rows * (1 if columns == len(panels) else len(panels)))
+    canvas = m.canvas("probe", size, rows * len(panels) // columns, columns, sharex=True)
+    at = marks(m)
+    same = len({tuple(sorted(x.items())) for x in at.values()}) == 1
+    for k, panel in enumerate(panels):
+        for j in range(rows):
+            ax = (
+                canvas.axes[j][k]
+                if columns > 1 or len(panels) == 1
+                else canvas.axes[rows * k + j][0]
+            )
+            shown = [(curve["gain"], "-")] if j else [(curve["metric"], "-"),
+                                                      (curve["control"], (0, (4, 2)))]  # fmt: skip
+            xs = sorted({p["x"] for p in points if p["panel"] == panel})
+            for arm in m.chosen:
+                for metric, dash in shown:
+                    own = [p for p in points if (p["panel"], p["metric"], p["series"]) ==
+                           (panel, metric, arm)]  # fmt: skip
+                    label = arm if metric != curve["control"] else "_nolegend_"
+                    _line(ax, own, m.looks[arm].colour, dash, label)
+            for arm in list(m.chosen)[: 1 if same else None]:
+                _vertical(ax, at[arm], GREY if same else m.looks[arm].colour, xs)
+            if j == 0:
+                ax.set_ylim(-0.03, 1.03)
+            ticked(ax, xs, 7 if columns == 1 else 5)
+            if panel and j == 0:
+                ax.set_title(panel)
+            if j == rows - 1:
+                ax.set_xlabel(f"{curve['axis']} (tokens)")
+            if k == 0 or columns == 1:
+                ax.set_ylabel((curve["gain"] if j else curve["metric"]).replace("_", " "))
+    legend(canvas, 5)
+    return canvas
+
+
+def _line(ax: Any, points: Sequence[Point], colour: str, dash: Any, label: str) -> None:
+    own = sorted((p for p in points if p["n"]), key=lambda p: p["x"])
+    whole = [p for p in own if p["n"] == p["of"]]
+    if whole and all(p["low"] is not None for p in whole):
+        ax.fill_between([p["x"] for p in whole], [p["low"] for p in whole],
+                        [p["high"] for p in whole], color=colour, alpha=0.13, lw=0)  # fmt: skip
+    if own:
+        ax.plot([p["x"] for p in own], [p["y"] for p in own], color=colour, linestyle=dash, lw=1.7,
+                marker="o", ms=3.2, mfc=colour if len(whole) == len(own) else "white",
+                label=label)  # fmt: skip
+
+
+def _vertical(ax: Any, marks: Mapping[str, float], colour: str, xs: Sequence[float]) -> None:
+    """The window dashed, the field dotted; what lies beyond the axis is left out."""
+    for key, x in marks.items():
+        if xs and xs[0] <= x <= 1.5 * xs[-1]:
+            dash = (0, (4, 2) if key == "window" else (1, 2))
+            ax.axvline(x, color=colour, lw=0.9, linestyle=dash, zorder=1)
