@@ -183,6 +183,7 @@ class Norm(Part, frozen=True, kw_only=True):
     """A normalisation over the last axis."""
 
     kind: ClassVar[str] = "norms"
+    after_rotation: ClassVar[bool] = False  # whether, as a norm of q or k, it follows RoPE
 
     def params(self, n: int) -> dict[str, P]:
         return {}

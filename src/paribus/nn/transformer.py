@@ -150,15 +150,8 @@ class Transformer(Places):
         q_EBHTd = heads(_those(h_EBSD, go), "q", self.dims.heads)
         k_EBGTd = heads(h_EBSD, "k", self.dims.kv_heads)
         v_EBGTd = heads(h_EBSD, "v", self.dims.kv_heads)
-        if model.q_norm is not None:
-            q_EBHTd = self._norm(p, f"{block}.attn.q_norm", model.q_norm, q_EBHTd)
-        if model.k_norm is not None:
-            k_EBGTd = self._norm(p, f"{block}.attn.k_norm", model.k_norm, k_EBGTd)
-        position = model.position
-        if position is not None and position.rotate is not None:
-            turning = self._own(p, f"{block}.position" if self._per_layer else "position")
-            q_EBHTd = position.rotate(tables, turning, q_EBHTd)
-            k_EBGTd = position.rotate(tables, turning, k_EBGTd)
+        q_EBHTd = self._normed_turned(p, i, "q", q_EBHTd, tables)
+        k_EBGTd = self._normed_turned(p, i, "k", k_EBGTd, tables)
         if QUERIES in tables:
             q_EBHTd = q_EBHTd * _those(tables[QUERIES], go)[:, :, None, :, None]
         q_EBHTd, k_EBGTd = cast(q_EBHTd, compute), cast(k_EBGTd, compute)
@@ -177,6 +170,21 @@ class Transformer(Places):
         )
         o_EBTD = o_EBHTd.transpose(2, 3).flatten(3)
         return linear(o_EBTD, cast(own["o"], compute), own.get("o_bias"))
+
+    def _normed_turned(
+        self, p: Params, i: int, name: str, x_EBHTd: Tensor, tables: Params
+    ) -> Tensor:
+        """Queries or keys of block i, normed and turned, in the order that the norm asks for."""
+        block, position = f"blocks.{i}", self.model.position
+        norm = self.model.q_norm if name == "q" else self.model.k_norm
+        if norm is not None and not norm.after_rotation:
+            x_EBHTd = self._norm(p, f"{block}.attn.{name}_norm", norm, x_EBHTd)
+        if position is not None and position.rotate is not None:
+            turning = self._own(p, f"{block}.position" if self._per_layer else "position")
+            x_EBHTd = position.rotate(tables, turning, x_EBHTd)
+        if norm is not None and norm.after_rotation:
+            x_EBHTd = self._norm(p, f"{block}.attn.{name}_norm", norm, x_EBHTd)
+        return x_EBHTd
 
     def _read_out(self, p: Params, x_EBTD: Tensor, dtype: torch.dtype | None) -> Tensor:
         """Logits in fp32 at least; with a lower compute dtype their products are its."""
