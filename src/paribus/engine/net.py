@@ -17,6 +17,7 @@ from paribus.errors import Refused, SpecError
 from paribus.nn import flex, short
 from paribus.nn.dropout import Dropout
 from paribus.nn.initialise import initialise
+from paribus.nn.inside import Tap
 from paribus.nn.places import Ready
 from paribus.nn.transformer import Transformer
 from paribus.spec import External, Model, Spec
@@ -118,12 +119,13 @@ class Net:
         batch: Mapping[str, Tensor],
         drop: Dropout | None = None,
         ready: Ready | None = None,
+        tap: Tap | None = None,
     ) -> Tensor:
         """Outputs [E,B,T,V] ([E,B,T,C] of classes, [E,B,T] of a scalar) of a stacked batch."""
         inputs = batch["inputs"]
         if ready is not None:
             return self.core.forward(
-                p, inputs, drop=drop, kernel=self.kernel, dtype=self.compute, ready=ready
+                p, inputs, drop=drop, kernel=self.kernel, dtype=self.compute, ready=ready, tap=tap
             )
         coordinates = {k[4:]: v for k, v in batch.items() if k.startswith("pos.")}
         return self.core.forward(
@@ -135,6 +137,7 @@ class Net:
             drop=drop,
             kernel=self.kernel,
             dtype=self.compute,
+            tap=tap,
         )
 
     def _own_tables(

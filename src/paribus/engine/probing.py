@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,8 +15,9 @@ from paribus.contracts import Reader
 from paribus.engine.net import PRECISION, ExternalNet, make_net
 from paribus.engine.settings import Settings, describe
 from paribus.engine.totals import measured
-from paribus.errors import SpecError
+from paribus.errors import Refused, SpecError
 from paribus.nn import spans
+from paribus.nn.inside import Tap
 from paribus.nn.questions import Question, Scored, cropped
 from paribus.spec import Model, Spec
 from paribus.text.data import Data, Encoder
@@ -34,9 +36,15 @@ class Trained(Reader):
     """
 
     def __init__(
-        self, params: Mapping[str, Tensor], spec: Spec, data: Data, settings: Settings
+        self,
+        params: Mapping[str, Tensor],
+        spec: Spec,
+        data: Data,
+        settings: Settings,
+        split: str = "validation",
     ) -> None:
-        self.encoder = encoder_of(spec, data)
+        self._inside = params, spec, data.bind(split), settings.device
+        self._of = spec, data
         self.budget = BUDGET[settings.device.partition(":")[0]]
         net = make_net([spec], settings.device, "sdpa")
         self.kernel = net.kernel
@@ -50,11 +58,28 @@ class Trained(Reader):
             self.limit = spec.model.position.limit() if spec.model.position else None
             self.reads = spans.Cached(net.core, params, PRECISION[spec.precision])
 
+    @cached_property
+    def encoder(self) -> Encoder:
+        return encoder_of(*self._of)
+
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         mark = self.encoder.eos if self.encoder.bos is None else self.encoder.bos
         before = [] if mark is None else [mark]
         found = self.encoder.encode([t.encode() for t in texts])
         return [before + np.asarray(ids).tolist() for ids in found]
+
+    def inside(self, rows: int) -> dict[str, np.ndarray[Any, Any]]:
+        """Name of a number -> its value in each layer, on the task's first rows (``nn.inside``)."""
+        params, spec, data, device = self._inside
+        net = make_net([spec], device, "sdpa")
+        if isinstance(net, ExternalNet):
+            raise Refused("probes.inside: an external model does not show its queries and keys")
+        source = spec.task.open(data, device)
+        batch = {k: t[None] for k, t in source.examples(0, min(rows, source.size)).items()}
+        tap = Tap()
+        with torch.inference_mode():
+            net(params, batch, ready=net.prepare(batch), tap=tap)
+        return {name: x_EL[0].cpu().numpy() for name, x_EL in tap.values().items()}
 
     def scores(self, questions: Sequence[Question]) -> list[list[Scored]]:
         cut = [[cropped(s, self.limit) for s in q] for q in questions]
@@ -98,7 +123,7 @@ def records(
     for e, spec in enumerate(specs):
         began = time.monotonic()
         own = {k: t[e : e + 1] for k, t in params.items()}
-        model = Trained(own, spec, data, settings)
+        model = Trained(own, spec, data, settings, setting.split)
         found = probe.measure(model, setting.examples)
         items = {
             k: tuple(torch.from_numpy(np.asarray(x, np.float64)) for x in pair)

@@ -106,7 +106,7 @@ def attend(
         raise Refused("dropout of attention probabilities needs the reference kernel")
     H, G = q_EBHTd.shape[2], k_EBGSd.shape[2]
     if G != H:
-        k_EBGSd, v_EBGSd = (_repeat(x, H // G) for x in (k_EBGSd, v_EBGSd))
+        k_EBGSd, v_EBGSd = (repeated(x, H // G) for x in (k_EBGSd, v_EBGSd))
     if at.scores is not None and kernel != "reference":
         raise Refused("a position that replaces the scores needs the reference kernel")
     if at.block is not None:
@@ -122,21 +122,14 @@ def attend(
     return o if at.dead is None else o.masked_fill(at.dead, 0.0)
 
 
-def _repeat(x_EBGSd: Tensor, times: int) -> Tensor:
+def repeated(x_EBGSd: Tensor, times: int) -> Tensor:
+    """Key heads as often as query heads read them [E,B,G·times,S,d]."""
     E, B, G, S, d = x_EBGSd.shape
     return x_EBGSd.unsqueeze(3).expand(E, B, G, times, S, d).reshape(E, B, G * times, S, d)
 
 
-def _reference(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    at: Pattern,
-    scale: float,
-    dropout: float,
-    drop: Dropout | None,
-    site: int,
-) -> Tensor:
+def logits(q: Tensor, k: Tensor, at: Pattern, scale: float) -> Tensor:
+    """s_EBHTS as the softmax of the reference kernel takes them, in fp32 at least."""
     at_least = torch.promote_types(q.dtype, torch.float32)
     if at.scores is not None:
         s_EBHTS = at.scores(q, k, scale, at.mask).to(at_least)
@@ -150,7 +143,20 @@ def _reference(
         s_EBHTS = s_EBHTS.masked_fill(~keep, float("-inf"))
     elif at.mask is not None:
         s_EBHTS = s_EBHTS.masked_fill(~at.mask, float("-inf"))
-    p_EBHTS = s_EBHTS.softmax(-1)
+    return s_EBHTS
+
+
+def _reference(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    at: Pattern,
+    scale: float,
+    dropout: float,
+    drop: Dropout | None,
+    site: int,
+) -> Tensor:
+    p_EBHTS = logits(q, k, at, scale).softmax(-1)
     if dropout and drop is not None:
         p_EBHTS = drop.apply(p_EBHTS, dropout, site)
     return p_EBHTS.to(v.dtype) @ v

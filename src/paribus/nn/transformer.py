@@ -17,7 +17,8 @@ The residual stream, norms, rotations, softmax statistics and the returned logit
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,9 +27,21 @@ from paribus.contracts import View
 from paribus.nn.attention import Pattern, attend
 from paribus.nn.cache import Cache
 from paribus.nn.dropout import Dropout
+from paribus.nn.inside import Tap
 from paribus.nn.linear import cast, embed, linear
 from paribus.nn.places import QUERIES, Params, Places, Ready
 from paribus.spec import Model
+
+
+class Pass(NamedTuple):
+    """What all layers of a pass share; as of ``forward``."""
+
+    tables: Params
+    cache: Cache | None
+    drop: Dropout | None
+    kernel: str
+    dtype: torch.dtype | None
+    tap: Tap | None
 
 
 class Transformer(Places):
@@ -59,6 +72,7 @@ class Transformer(Places):
         dtype: torch.dtype | None = None,
         ready: Ready | None = None,
         outputs: bool = True,
+        tap: Tap | None = None,
     ) -> Tensor:
         """Logits [E,B,T,V], [E,B,T,C] of classes or [E,B,T] of a scalar read-out, at every token;
         where ``ready`` leaves tokens out, of those that leave the last layer.
@@ -77,6 +91,7 @@ class Transformer(Places):
             dtype: compute dtype; None: that of the parameters.
             outputs: false: the cache is filled, and nothing comes out (T = 0).
             ready: from ``ready``; then view, tables and validity are not looked at.
+            tap: looks at queries, keys and logits of every layer; not of the flex kernel.
         """
         model = self.model
         kernel = kernel or ("reference" if self.replaced else "sdpa")
@@ -84,24 +99,38 @@ class Transformer(Places):
             ready = self._places(p, inputs, view, tables, valid_EBT, cache)
         tables, reads, go = ready
         go = go or [None] * (model.layers + 1)
+        now = Pass(tables, cache, drop, kernel, dtype, tap)
         x = _those(self._read_in(p, inputs, tables, dtype), go[0])
         if drop is not None:
             x = drop.apply(x, model.embed_dropout, 0)
-        for i in range(model.layers):
-            h = self._norm(p, f"blocks.{i}.norm1", model.norm, x)
-            h = self._attention(p, i, h, go[i + 1], reads[i], tables, cache, drop, kernel, dtype)
-            x = _those(x, go[i + 1])
-            x = x + (h if drop is None else drop.apply(h, model.dropout, 3 * i + 1))
-            h = self._norm(p, f"blocks.{i}.norm2", model.norm, x)
-            weights = {n: cast(w, dtype) for n, w in self._own(p, f"blocks.{i}.mlp").items()}
-            h = model.mlp.forward(weights, cast(h, dtype))
-            x = x + (h if drop is None else drop.apply(h, model.dropout, 3 * i + 2))
+        x = self._blocks(p, x, reads, go, now)
         if cache is not None:
             cache.advance(inputs.shape[2])
         x = x if outputs else x[:, :, :0]
         return self._read_out(p, self._norm(p, "final_norm", model.norm, x), dtype)
 
     __call__ = forward
+
+    def _blocks(
+        self,
+        p: Params,
+        x: Tensor,
+        reads: Sequence[Pattern],
+        go: Sequence[Tensor | None],
+        now: Pass,
+    ) -> Tensor:
+        """All blocks; ``go`` as of ``Ready``, of every layer."""
+        model, drop = self.model, now.drop
+        for i in range(model.layers):
+            h = self._norm(p, f"blocks.{i}.norm1", model.norm, x)
+            h = self._attention(p, i, h, go[i + 1], reads[i], now)
+            x = _those(x, go[i + 1])
+            x = x + (h if drop is None else drop.apply(h, model.dropout, 3 * i + 1))
+            h = self._norm(p, f"blocks.{i}.norm2", model.norm, x)
+            weights = {n: cast(w, now.dtype) for n, w in self._own(p, f"blocks.{i}.mlp").items()}
+            h = model.mlp.forward(weights, cast(h, now.dtype))
+            x = x + (h if drop is None else drop.apply(h, model.dropout, 3 * i + 2))
+        return x
 
     def _norm(self, p: Params, prefix: str, norm: Any, x: Tensor) -> Tensor:
         shape = [1] * (x.ndim - 2)
@@ -125,22 +154,11 @@ class Transformer(Places):
         return x
 
     def _attention(
-        self,
-        p: Params,
-        i: int,
-        h_EBSD: Tensor,
-        go: Tensor | None,
-        at: Pattern,
-        tables: Params,
-        cache: Cache | None,
-        drop: Dropout | None,
-        kernel: str,
-        dtype: torch.dtype | None,
+        self, p: Params, i: int, h_EBSD: Tensor, go: Tensor | None, at: Pattern, now: Pass
     ) -> Tensor:
         """The attention sublayer of block i, without its norm, for the tokens that go on."""
-        model, block = self.model, f"blocks.{i}"
-        own = self._own(p, f"{block}.attn")
-        compute = dtype or own["q"].dtype
+        own = self._own(p, f"blocks.{i}.attn")
+        compute = now.dtype or own["q"].dtype
         h_EBSD = cast(h_EBSD, compute)
 
         def heads(h: Tensor, name: str, count: int) -> Tensor:
@@ -150,22 +168,26 @@ class Transformer(Places):
         q_EBHTd = heads(_those(h_EBSD, go), "q", self.dims.heads)
         k_EBGTd = heads(h_EBSD, "k", self.dims.kv_heads)
         v_EBGTd = heads(h_EBSD, "v", self.dims.kv_heads)
-        q_EBHTd = self._normed_turned(p, i, "q", q_EBHTd, tables)
-        k_EBGTd = self._normed_turned(p, i, "k", k_EBGTd, tables)
-        if QUERIES in tables:
-            q_EBHTd = q_EBHTd * _those(tables[QUERIES], go)[:, :, None, :, None]
+        if now.tap is not None:
+            now.tap.lengths(i, q_EBHTd, k_EBGTd)
+        q_EBHTd = self._normed_turned(p, i, "q", q_EBHTd, now.tables)
+        k_EBGTd = self._normed_turned(p, i, "k", k_EBGTd, now.tables)
+        if QUERIES in now.tables:
+            q_EBHTd = q_EBHTd * _those(now.tables[QUERIES], go)[:, :, None, :, None]
         q_EBHTd, k_EBGTd = cast(q_EBHTd, compute), cast(k_EBGTd, compute)
-        if cache is not None:
-            k_EBGTd, v_EBGTd = cache.put(i, k_EBGTd, v_EBGTd)
+        if now.cache is not None:
+            k_EBGTd, v_EBGTd = now.cache.put(i, k_EBGTd, v_EBGTd)
+        if now.tap is not None:
+            now.tap.reads(i, q_EBHTd, k_EBGTd, at, self.scale)
         o_EBHTd = attend(
             q_EBHTd,
             k_EBGTd,
             v_EBGTd,
             at,
             scale=self.scale,
-            kernel=kernel,
-            dropout=model.attn_dropout,
-            drop=drop,
+            kernel=now.kernel,
+            dropout=self.model.attn_dropout,
+            drop=now.drop,
             site=3 * i + 3,
         )
         o_EBTD = o_EBHTd.transpose(2, 3).flatten(3)
