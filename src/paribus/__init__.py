@@ -30,7 +30,7 @@ _KINDS = (
     "probes".split()
 )
 
-__all__ = ["__version__", "external", "presets", "start", *_KINDS, *_NAMES]
+__all__ = ["__version__", "external", "presets", "recipes", "start", *_KINDS, *_NAMES]
 
 
 def __getattr__(name: str) -> Any:
@@ -42,8 +42,8 @@ def __getattr__(name: str) -> Any:
         from paribus.parts import Namespace
 
         return Namespace(name)
-    if name == "presets":
-        return importlib.import_module("paribus.presets")
+    if name in ("presets", "recipes"):
+        return importlib.import_module(f"paribus.{name}")
     raise AttributeError(f"paribus has no {name!r}")
 
 

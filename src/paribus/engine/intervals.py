@@ -43,7 +43,7 @@ def checker(
                 tasks.setdefault(spec.task, []).append(e)
             for of in tasks.values():
                 whole = len(of) == len(group)
-                params = {k: p if whole else p[of] for k, p in trainer.params.items()}
+                params = {k: p if whole else p[of] for k, p in trainer.weights().items()}
                 specs, seeds = [each[e] for e in of], [group[e].seed for e in of]
                 with torch.no_grad():
                     found = evaluate(params, specs, seeds, s, w.data, w.settings, w.opened, w.ranks)

@@ -18,6 +18,7 @@ from torch import Tensor
 from paribus import arrays
 from paribus.contracts import Source
 from paribus.engine import checkpoint, packing
+from paribus.engine.adaptive import Adaptive
 from paribus.engine.budget import Budget, OutOfMemory, ran_out
 from paribus.engine.compiled import Either
 from paribus.engine.continuity import continuity
@@ -75,6 +76,8 @@ class Trainer:
         self.checks: list[list[dict[str, float]]] = [[] for _ in self.members]
         self.best: list[dict[str, tuple[float, int]]] = [{} for _ in self.members]
         self.continuity: list[list[dict[str, Any]]] = [[] for _ in self.members]
+        # What schedules that look at losses have seen: phase -> values in order.
+        self.watched: list[dict[str, list[float]]] = [{} for _ in self.members]
         self.scaler: dict[str, Tensor] = {}
         self.params: dict[str, Tensor] = {}
         self.state: dict[str, dict[str, Tensor]] = {}
@@ -107,6 +110,9 @@ class Trainer:
         elif self.phase == -1:
             self._restore()
         self.phase = index
+        self.adaptive = Adaptive(self)
+        if index and self.state and phases[0].optim != "keep" and self.step == self.first:
+            self.params = dict(every[index - 1].spec.optim.weights(self.params, self.state))
         for k, t in self.params.items():
             self.params[k] = t.detach().requires_grad_(k in self.net.trained)
         if not self.state or (phases[0].optim != "keep" and self.step == self.first):
@@ -169,6 +175,10 @@ class Trainer:
             seed = m.seed if index == 0 else key(m.seed, "phase", index) % 2**63
             out.append((opened[task], seed))
         return out
+
+    def weights(self) -> Mapping[str, Tensor]:
+        """What of the parameters is evaluated."""
+        return self.specs[0].optim.weights(self.params, self.state)
 
     def _trained(self) -> dict[str, Tensor]:
         return {k: self.params[k] for k in self.net.trained}
@@ -257,7 +267,7 @@ class Trainer:
             self.ranks.room(summed)
         self.ranks.sum(summed)
         self._settle()  # of the step before, while this one is at work
-        factors = [s.schedule.factor(local, s.steps or 1) for s in self.specs]
+        factors = self.adaptive.factors(local)
         self._whole = False
         sums = Sums(sums_E, counts_E, self.nominal, self.scaler.get("scale"))
         done = self.update(grads, sums, self.alive, factors, self.step - self.origin)
@@ -345,6 +355,7 @@ class Trainer:
 
     def _after_step(self) -> None:
         self._scale_up()
+        self.adaptive.look()
         evaluates = self.hooks.evaluate is not None
         evaluates = evaluates and any(self.step % n == 0 for n in self.hooks.every)
         if evaluates:
@@ -409,6 +420,7 @@ class Trainer:
             "curves": {c: arrays.pack(v) for c, v in self.curve(e).items()},
             "checks": self.checks[e],
             "continuity": self.continuity[e],
+            **({"watched": self.watched[e]} if self.watched[e] else {}),
         }
         return checkpoint.member(self.net.freezing.saved(e, self._flat()), e), notes
 
@@ -432,6 +444,7 @@ class Trainer:
             notes = s[1]
             self.past[e] = {c: list(arrays.unpack(v)) for c, v in notes["curves"].items()}
             self.checks[e] = list(notes["checks"])
+            self.watched[e] = dict(notes.get("watched", {}))
             self.continuity[e] = list(notes.get("continuity", ()))
             self.best[e] = {k: (v, s) for k, (v, s) in notes["best"].items()}
             self.tokens[e] = float(notes["tokens"])
