@@ -26,8 +26,8 @@ _NAMES = {
     "ParibusError": "errors",
 }
 _KINDS = (
-    "positions scalings masks norms mlps scales init tasks optim schedules corpora tokenizers "
-    "probes".split()
+    "positions scalings masks memories mixers norms mlps scales init tasks optim schedules "
+    "corpora tokenizers probes".split()
 )
 
 __all__ = ["__version__", "external", "presets", "recipes", "start", *_KINDS, *_NAMES]

@@ -144,6 +144,9 @@ class Mask(Part, frozen=True, kw_only=True):
     sdpa: ClassVar[str | None] = None
     causal: ClassVar[bool] = True
     per_layer: ClassVar[bool] = False
+    window: ClassVar[Any] = (
+        None  # () -> how many of the last keys a query reads; None: no such rule
+    )
 
     def allowed(self, layer: int, q: View, k: View) -> Tensor:
         """True where query q may read key k; views broadcast as [e,b,1,T,1] and [e,b,1,1,S]."""

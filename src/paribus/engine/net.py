@@ -68,6 +68,7 @@ class Net:
         self.trained: list[str] = self.freezing.trained
         self.compute = PRECISION[spec.precision]
         self.differs = any(s.model != model for s in specs)
+        self.core.stack = [s.model for s in specs] if self.differs else None  # type: ignore[misc]
         self._tables: dict[int, Any] = {}
 
     def initial(self, seeds: Sequence[int]) -> dict[str, Tensor]:
@@ -87,6 +88,9 @@ class Net:
             draws: trials of equal number have read the same rows; None: each reads its own.
         """
         places = {k: v for k, v in batch.items() if k.startswith("pos.") or k == "valid"}
+        if self.core.looped and not places and not self.core.written:
+            master = torch.float64 if self.compute == torch.float64 else torch.float32
+            self.core.pieces(batch["inputs"].shape[2], batch["inputs"].device, master)
         if not (places or self.kernel == "flex") or not self.core.plain:
             return None
         E, B, T = batch["inputs"].shape[:3]
@@ -144,7 +148,7 @@ class Net:
         self, p: Mapping[str, Tensor], length: int, coordinates: Mapping[str, Tensor]
     ) -> Mapping[str, Tensor] | None:
         """Tables of a stack whose positions differ in numbers; None leaves them to the model."""
-        if not self.differs:
+        if not self.differs or self.core.looped:
             return None
         models: list[Any] = [s.model for s in self.specs]
         master = next(iter(p.values())).dtype

@@ -49,13 +49,13 @@ class Trained(Reader):
         net = make_net([spec], settings.device, "sdpa")
         self.kernel = net.kernel
         self.reads: spans.Reads
-        if isinstance(net, ExternalNet):
+        if isinstance(spec.model, Model):
+            self.limit = spec.model.position.limit() if spec.model.position else None
+        if isinstance(net, ExternalNet) or not net.core.cached:
             self.reads = spans.Whole(
                 lambda ids: net(params, {"inputs": ids[None]})[0], settings.device
             )
         else:
-            assert isinstance(spec.model, Model)
-            self.limit = spec.model.position.limit() if spec.model.position else None
             self.reads = spans.Cached(net.core, params, PRECISION[spec.precision])
 
     @cached_property

@@ -28,16 +28,25 @@ def forward(model: Model, length: int) -> dict[str, float]:
     """Operations per token of a forward pass over rows of ``length``, by group, and ``total``."""
     model = numbers(model)
     d = model.dims()
-    assert model.mask is not None
     out = dict.fromkeys(("embedding", "attention", "scores", "mlp", "head"), 0.0)
     for path, p in declare(model).items():
         if p.role not in LOOKED_UP and len(p.shape) > 1:
             out[group(path)] = out.get(group(path), 0.0) + 2.0 * prod(p.shape)
     if model.tied and model.read_out == "lm" and model.read_in == "tokens":
         out["head"] += 2.0 * d.vocab * d.width
-    # q·k and p·v, each 2 · d operations for each head and key.
-    out["scores"] = 4.0 * d.layers * d.heads * d.head_dim * model.mask.mean_keys(length)
+    out["scores"] = 2.0 * d.layers * _scores(model, length)
     return {**out, "total": sum(out.values())}
+
+
+def _scores(model: Model, length: int) -> float:
+    """Operations a token and layer of one of q·k and p·v, 2 · d for each head and key that is read;
+    of a mixer half of what it does."""
+    d = model.dims()
+    if model.mixer is not None:
+        return model.mixer.flops(d) / 2
+    assert model.mask is not None
+    read = model.mask if model.memory is None else model.memory
+    return 2.0 * d.heads * d.head_dim * read.mean_keys(length)
 
 
 def training(model: Model, length: int, freeze: Sequence[str] = ()) -> float:
@@ -54,17 +63,16 @@ def backward(model: Model, length: int, freeze: Sequence[str] = ()) -> float:
     """Operations per token of a backward pass over rows of ``length`` of a model alone.  In a stack
     that freezes different things, weights that any of its trials trains have their gradients."""
     model = numbers(model)
-    assert model.mask is not None
     declared = declare(model)
     walk = _Backward(declared, {k for k in declared if not is_frozen(k, freeze)})
     d, position = model.dims(), model.position
-    half = 2.0 * d.heads * d.head_dim * model.mask.mean_keys(length)  # one of q·k and p·v
+    half = _scores(model, length)
     rotated = position is not None and position.rotate is not None
     biased = position is not None and position.bias is not None
 
     walk.product("read_in.weight", False)
     # Whether the residual stream needs a gradient: something below it is trained.
-    need = walk.any("embed", "read_in")
+    need = walk.any("embed", "read_in", "memory")
     if position is not None and position.embed is not None:
         need |= walk.any("position")
     for i in range(d.layers):
@@ -79,6 +87,9 @@ def backward(model: Model, length: int, freeze: Sequence[str] = ()) -> float:
         )
         for w in "qkv":
             walk.product(f"{attn}.{w}", given)
+        for path in declared:
+            if path.startswith(f"{attn}.mixer."):
+                walk.product(path, given)
         scores = q or k or (biased and walk.any(*own))
         walk.total += half * (q + k + v + scores)
         walk.product(f"{attn}.o", scores or v)

@@ -58,4 +58,5 @@ class Tap:
         return {
             name: torch.stack([s / n for s, n in (of[i] for i in sorted(of))], 1)
             for name, of in self.found.items()
+            if of
         }

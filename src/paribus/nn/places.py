@@ -20,6 +20,7 @@ from paribus.nn import flex
 from paribus.nn.attention import Pattern, alike, pattern, settle
 from paribus.nn.declare import declare, numbers
 from paribus.nn.needed import needed
+from paribus.sequence import Memory
 from paribus.spec import Model
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 Params = Mapping[str, Tensor]
 # What is kept of plain tokens from one call to the next, in entries; patterns can be large.
-REMEMBERED = {"view": 8, "tables": 8, "patterns": 2}
+REMEMBERED = {"view": 8, "tables": 8, "patterns": 2, "segments": 2}
 QUERIES = "logit_scale"  # among the tables: the factor of each query's logits
 
 
@@ -70,6 +71,13 @@ class Places:
         self._per_layer = position is not None and position.per_layer
         self._learned = position is not None and bool(position.params(self.dims))
         self._replaced = position is not None and position.scores is not None
+        memory = model.memory
+        # What the memory alone says: which keys are there, which of them are read, and whether
+        # segments follow each other.
+        self._limited = memory is not None and type(memory).allowed is not Memory.allowed
+        self._retrieves = memory is not None and memory.scores is not None
+        self.looped = memory is not None and bool(memory.through or memory.tokens)
+        self.stack: Sequence[Model] | None = None  # models of the stack, where positions differ
         self._refuse_differing_layers()
 
     def _refuse_differing_layers(self) -> None:
@@ -164,6 +172,8 @@ class Places:
 
     def _promised(self, T: int, S: int) -> Pattern | None:
         """A pattern of tokens in order that needs no mask, by the mask's own promise."""
+        if self._limited:
+            return None
         if self.mask.sdpa == "full":
             return Pattern()
         if self.mask.sdpa == "causal" and (T == S or T == 1):  # the newest token reads all
@@ -223,7 +233,11 @@ class Places:
             mask = self._allowed(layer, q_view, k_view)
             if valid_EBS is not None:
                 mask = mask & valid_EBS[:, :, None, None, :]
-            return pattern(mask, bias)
+            made = pattern(mask, bias)
+            if self._retrieves:
+                scores = _retrieved(self.model.memory, mask, q_view, k_view)
+                made = made._replace(scores=scores)
+            return made
 
         def settled() -> tuple[Params, list[Pattern]]:
             out: list[Pattern] = []
@@ -238,6 +252,8 @@ class Places:
 
     def _allowed(self, layer: int, q: View, k: View) -> Tensor:
         keep = self.mask.allowed(layer, q, k)
+        if self._limited:
+            keep = keep & self.model.memory.allowed(q, k)  # type: ignore[union-attr]
         return keep & (q.row == k.row) if "row" in q.coordinates else keep
 
     def seen(self, T: int, given: Params) -> list[Tensor]:
@@ -258,17 +274,31 @@ class Places:
     @property
     def plain(self) -> bool:
         """Whether patterns hold no parameters, so that they can be made before a pass."""
-        return not (self._replaced or (self._biased and self._learned))
+        if self.looped or self.model.mixer is not None:
+            return False  # nor is one pattern that of all tokens
+        return not (self.replaced or self.written)
+
+    @property
+    def written(self) -> bool:
+        """Whether a learned bias is written out in each pass."""
+        return self._biased and self._learned
 
     @property
     def replaced(self) -> bool:
-        """Whether the position replaces the scores, which the reference kernel alone lets it do."""
-        return self._replaced
+        """Whether a part replaces the scores, which the reference kernel alone lets it do."""
+        return self._replaced or self._retrieves
+
+    @property
+    def cached(self) -> bool:
+        """Whether tokens can be read on, behind keys and values of earlier ones, and padding among
+        these be said afterwards."""
+        memory = self.model.memory
+        return self.model.mixer is None and not (memory is not None and memory.tokens)
 
     @property
     def promised(self) -> bool:
         """Whether the fused kernel can build the mask of plain tokens itself."""
-        return self.mask.sdpa is not None
+        return self.mask.sdpa is not None and not self._limited
 
     def ready(
         self,
@@ -363,7 +393,19 @@ class Places:
         k = q
         if cache is not None:
             k, valid_EBS = cache.see(q, valid_EBS)
+        if self.model.mixer is not None:
+            return Ready(tables, [Pattern()] * self.dims.layers)
         return Ready(tables, self.patterns(p, tables, q, k, valid_EBS, given, keep=cache is None))
+
+
+def _retrieved(memory: Any, allowed: Tensor, q: View, k: View) -> Callable[..., Tensor]:
+    """What makes scores of those keys that a memory retrieves."""
+
+    def scores(q_EBHTd: Tensor, k_EBHSd: Tensor, scale: float, _: Tensor | None) -> Tensor:
+        found: Tensor = memory.scores(q_EBHTd, k_EBHSd, scale, allowed, q, k)
+        return found
+
+    return scores
 
 
 def _of_places(model: Model) -> tuple[Any, Any]:

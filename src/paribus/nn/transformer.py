@@ -5,11 +5,12 @@ heads, d head size, V vocabulary, C classes, n numbers of an input vector.  A lo
 1 or its capital.
 
     x = embed(tokens)                     normed where the model says so (+ position)
-    x = x + o(attention(norm1(x)))        for each block; q and k normed, then rotated
+    x = x + o(attention(norm1(x)))        for each block; q and k normed, then rotated; or a mixer
     x = x + mlp(norm2(x))
     logits = head(final_norm(x))          capped where the model says so
 
-What plugs in (position, mask, norms, mlp, logit scale) are parts; this file knows none by name.
+What plugs in (position, mask, memory, mixer, norms, mlp, logit scale) are parts; this file knows
+none by name.
 
 Precision: parameters are cast to the compute dtype where they are used, by ``linear.cast`` alone.
 The residual stream, norms, rotations, softmax statistics and the returned logits are fp32 at least.
@@ -24,12 +25,16 @@ import torch
 from torch import Tensor
 
 from paribus.contracts import View
-from paribus.nn.attention import Pattern, attend
+from paribus.errors import Refused
+from paribus.nn import segments
+from paribus.nn.attention import Pattern, attend, repeated
 from paribus.nn.cache import Cache
 from paribus.nn.dropout import Dropout
 from paribus.nn.inside import Tap
 from paribus.nn.linear import cast, embed, linear
 from paribus.nn.places import QUERIES, Params, Places, Ready
+from paribus.nn.segments import Held
+from paribus.parts import describe
 from paribus.spec import Model
 
 
@@ -37,11 +42,12 @@ class Pass(NamedTuple):
     """What all layers of a pass share; as of ``forward``."""
 
     tables: Params
-    cache: Cache | None
+    cache: Cache | Held | None
     drop: Dropout | None
     kernel: str
     dtype: torch.dtype | None
     tap: Tap | None
+    valid: Tensor | None = None  # for mixers; patterns of attention hold it
 
 
 class Transformer(Places):
@@ -95,23 +101,66 @@ class Transformer(Places):
         """
         model = self.model
         kernel = kernel or ("reference" if self.replaced else "sdpa")
+        if cache is not None and self.model.memory is not None and self.model.memory.tokens:
+            raise Refused(
+                f"{describe(self.model.memory)} reads whole segments, and a cache hands on single "
+                "tokens; give the whole row, without a cache"
+            )
+        if self.looped and cache is None:
+            x = self._segments(p, inputs, view, valid_EBT, Pass({}, None, drop, kernel, dtype, tap))
+            return self._read_out(p, self.normed(p, x), dtype)
         if ready is None:
             ready = self._places(p, inputs, view, tables, valid_EBT, cache)
         tables, reads, go = ready
         go = go or [None] * (model.layers + 1)
-        now = Pass(tables, cache, drop, kernel, dtype, tap)
+        now = Pass(tables, cache, drop, kernel, dtype, tap, _validity(view, valid_EBT))
         x = _those(self._read_in(p, inputs, tables, dtype), go[0])
         if drop is not None:
             x = drop.apply(x, model.embed_dropout, 0)
-        x = self._blocks(p, x, reads, go, now)
+        x = self.blocks(p, x, reads, go, now)
         if cache is not None:
             cache.advance(inputs.shape[2])
         x = x if outputs else x[:, :, :0]
-        return self._read_out(p, self._norm(p, "final_norm", model.norm, x), dtype)
+        return self._read_out(p, self.normed(p, x), dtype)
 
     __call__ = forward
 
-    def _blocks(
+    def _segments(
+        self, p: Params, inputs: Tensor, view: View | None, valid_EBT: Tensor | None, now: Pass
+    ) -> Tensor:
+        """What leaves the last block of rows that are read in segments."""
+        T, device = inputs.shape[2], inputs.device
+        given = {} if view is None else dict(view.coordinates)
+        valid = _validity(view, valid_EBT)
+        given.pop("valid", None)
+        master = next(iter(p.values())).dtype
+        whole = self.view(T, device=device, given=given)
+        if given or valid is not None or self.written:
+            found = segments.pieces(self, p, whole, valid, master)
+        else:
+            found = self.pieces(T, device, master)
+        tables: Params = {}
+        if self.model.position is not None and self.model.position.embed is not None:
+            tables = self.tables(whole, self.stack, master)
+        x = self._read_in(p, inputs, tables, now.dtype)
+        if now.drop is not None:
+            x = now.drop.apply(x, self.model.embed_dropout, 0)
+        return segments.run(self, p, x, found, now)
+
+    def pieces(self, T: int, device: Any, dtype: torch.dtype) -> list[segments.Piece]:
+        """The segments of rows of plain tokens, made once."""
+        view = self.view(T, device=device)
+        key = ("segments", T, device, dtype)
+        made: list[segments.Piece] = self._keep(
+            key, lambda: segments.pieces(self, {}, view, None, dtype)
+        )
+        return made
+
+    def normed(self, p: Params, x: Tensor) -> Tensor:
+        """What leaves the last block, as the head reads it."""
+        return self._norm(p, "final_norm", self.model.norm, x)
+
+    def blocks(
         self,
         p: Params,
         x: Tensor,
@@ -175,6 +224,11 @@ class Transformer(Places):
         if QUERIES in now.tables:
             q_EBHTd = q_EBHTd * _those(now.tables[QUERIES], go)[:, :, None, :, None]
         q_EBHTd, k_EBGTd = cast(q_EBHTd, compute), cast(k_EBGTd, compute)
+        if self.model.mixer is not None:
+            o_EBHTd = self._mixed(p, i, q_EBHTd, k_EBGTd, v_EBGTd, h_EBSD, now)
+            return linear(
+                o_EBHTd.transpose(2, 3).flatten(3), cast(own["o"], compute), own.get("o_bias")
+            )
         if now.cache is not None:
             k_EBGTd, v_EBGTd = now.cache.put(i, k_EBGTd, v_EBGTd)
         if now.tap is not None:
@@ -192,6 +246,29 @@ class Transformer(Places):
         )
         o_EBTD = o_EBHTd.transpose(2, 3).flatten(3)
         return linear(o_EBTD, cast(own["o"], compute), own.get("o_bias"))
+
+    def _mixed(
+        self,
+        p: Params,
+        i: int,
+        q_EBHTd: Tensor,
+        k_EBGTd: Tensor,
+        v_EBGTd: Tensor,
+        h_EBTD: Tensor,
+        now: Pass,
+    ) -> Tensor:
+        """o_EBHTd of the mixer of block i; its state goes through the cache."""
+        mixer: Any = self.model.mixer
+        times = q_EBHTd.shape[2] // k_EBGTd.shape[2]
+        k_EBHTd, v_EBHTd = (repeated(x, times) for x in (k_EBGTd, v_EBGTd))
+        cache = now.cache if isinstance(now.cache, Cache) else None
+        state = None if cache is None else cache.state(i)
+        own = self._own(p, f"blocks.{i}.attn.mixer")
+        q_EBHTd = q_EBHTd * self.scale
+        o, state = mixer.forward(own, q_EBHTd, k_EBHTd, v_EBHTd, h_EBTD, state, now.valid)
+        if cache is not None:
+            cache.remember(i, state)
+        return o
 
     def _normed_turned(
         self, p: Params, i: int, name: str, x_EBHTd: Tensor, tables: Params
@@ -218,6 +295,15 @@ class Transformer(Places):
         z = linear(x_EBTD, cast(table, dtype)).to(table.dtype)
         cap = self.model.softcap
         return z if cap is None else cap * torch.tanh(z / cap)
+
+
+def _validity(view: View | None, valid_EBT: Tensor | None) -> Tensor | None:
+    """Which tokens are no padding [e,b,T]; None: all."""
+    if valid_EBT is None and view is not None:
+        valid_EBT = view.coordinates.get("valid")
+    if valid_EBT is None:
+        return None
+    return valid_EBT.reshape((1,) * (3 - valid_EBT.ndim) + tuple(valid_EBT.shape))
 
 
 def _those(x_EBTD: Tensor, places: Tensor | None) -> Tensor:

@@ -44,5 +44,5 @@ class Inside(Probe, frozen=True, kw_only=True):
         rows = min(self.rows, examples or self.rows)
         found = {name: np.asarray(x, np.float64) for name, x in look(rows).items()}
         items = {name: (x, np.ones_like(x)) for name, x in found.items()}
-        layers = np.array([str(i) for i in range(len(found["entropy"]))])
+        layers = np.array([str(i) for i in range(len(found["key_norm"]))])
         return Measured(items, {"layer": layers}, {"rows": rows})
