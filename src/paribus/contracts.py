@@ -345,6 +345,7 @@ class Task(Part, frozen=True, kw_only=True):
     fixed: ClassVar[frozenset[str]] = frozenset()
     trivial: ClassVar[tuple[str, ...]] = ()  # names of its trivial baselines
     metrics: ClassVar[dict[str, Metric]] = {}
+    optional: ClassVar[frozenset[str]] = frozenset()  # metrics that there are where a field asks
 
     def io(self) -> Io:
         """Torch-free."""

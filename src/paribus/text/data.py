@@ -41,6 +41,7 @@ class Encoder:
         vocab: size of the vocabulary.
         bos, eos: ids of the marks, where the tokenizer has them.
         token_bytes: int64 [V], raw bytes of each token, specials 0; None where unknown.
+        texts: what each token stands for, specials b""; None where unknown.
         packed: the ids hold their marks already; documents end after eos.
     """
 
@@ -50,6 +51,7 @@ class Encoder:
     eos: int | None = None
     token_bytes: NDArray[np.int64] | None = None
     packed: bool = False
+    texts: list[bytes] | None = None
 
 
 @dataclass
