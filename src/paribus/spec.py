@@ -39,6 +39,10 @@ from paribus.sequence import Memory, Mixer
 CORE_REVISION = 1  # transformer, init, streams, training, packing: bumped when numbers change
 
 Positive = Annotated[int, Meta(ge=1)]
+Kernel = Literal[
+    "auto", "reference", "sdpa", "flex", "short", "sdpa-math", "sdpa-flash", "sdpa-efficient",
+    "sdpa-cudnn", "xformers",
+]  # fmt: skip
 Fraction = Annotated[float, Meta(ge=0, lt=1)]
 
 
@@ -187,6 +191,8 @@ class Spec(Strict, frozen=True, kw_only=True):
         clip: global gradient-norm limit per trial; None: no clipping.
         precision: compute dtype; parameters and optimizer state stay in fp32 (fp64 for "fp64").
         freeze: patterns of parameter paths that are not trained (``*.attn.q``).
+        kernel: of attention, to show that it does not matter; "auto" leaves it to the machine, and
+            the record says which ran.
     """
 
     model: Model | External
@@ -200,6 +206,7 @@ class Spec(Strict, frozen=True, kw_only=True):
     init: InitScheme = InitScheme()
     freeze: tuple[str, ...] = ()
     start: Start | None = None
+    kernel: Kernel = "auto"
 
     stackable: ClassVar[frozenset[str]] = frozenset({"schedule", "freeze", "init"})
 

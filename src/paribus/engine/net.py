@@ -46,6 +46,7 @@ class Net:
         assert isinstance(model, Model)
         self.specs, self.device = list(specs), device
         self.core = Transformer(model)
+        kernel = kernel if spec.kernel == "auto" else spec.kernel
         if kernel == "auto":
             # In rows shorter than a block there is nothing that flex could leave out.
             length = spec.task.io().length or flex.BLOCK + 1
@@ -55,7 +56,13 @@ class Net:
             kernel = "flex" if able else "short" if few else "sdpa"
         # Dropout of attention probabilities, and a position that replaces the scores, have the
         # reference kernel alone; the record says so.
-        self.kernel = "reference" if model.attn_dropout or self.core.replaced else kernel
+        only = model.attn_dropout or self.core.replaced
+        if only and spec.kernel not in ("auto", "reference"):
+            raise Refused(
+                f"kernel {spec.kernel}: dropout of attention probabilities and parts that replace "
+                "the scores have the reference kernel alone; leave kernel out"
+            )
+        self.kernel = "reference" if only else kernel
         if self.kernel == "flex" and not self.core.plain:
             raise Refused(
                 "kernel flex: the position's bias has parameters, so it must be written out for "
