@@ -104,6 +104,39 @@ def nanochat(depth: int = 20, **overrides: Any) -> Model:
     return _model("nanochat", fields, overrides)
 
 
+def wm83m_wide4(**overrides: Any) -> Model:
+    """Four layers of width 1,024, tied: 83,108,864 parameters, 32,768,000 of them embeddings.
+
+    One of two models that agree with all that is told of one of 83 million parameters, 32 of them
+    embeddings, with heads of 64 numbers (notes on working memory, 2024); the other is
+    ``wm83m_deep16``.
+    """
+    return _wm83m("wm83m_wide4", 1024, 4, True, overrides)
+
+
+def wm83m_deep16(**overrides: Any) -> Model:
+    """Sixteen layers of width 512, untied: 83,116,544 parameters, 32,768,000 of them embeddings and
+    head; see ``wm83m_wide4``."""
+    return _wm83m("wm83m_deep16", 512, 16, False, overrides)
+
+
+def _wm83m(name: str, width: int, layers: int, tied: bool, overrides: dict[str, Any]) -> Model:
+    """12 · L · D² + 32,768,000 parameters, and gains of norms."""
+    fields: dict[str, Any] = {
+        "width": width,
+        "layers": layers,
+        "heads": width // 64,
+        "vocab": 32_000,
+        "position": positions.rope(base=10000.0),
+        "mask": masks.causal(),
+        "norm": norms.rmsnorm(eps=1e-5),
+        "mlp": mlps.gelu(ratio=4.0, bias=False),
+        "logit_scale": scales.sqrt_d(),
+        "tied": tied,
+    }
+    return _model(name, fields, overrides)
+
+
 def quickstart(*, width: int = 64, layers: int = 2, heads: int = 4, **overrides: Any) -> Model:
     """A model that trains in seconds on one CPU core; it has no position encoding."""
     fields: dict[str, Any] = {

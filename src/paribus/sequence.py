@@ -66,7 +66,7 @@ class Memory(Part, frozen=True, kw_only=True):
         """Keys that a query reads on average in a row, for counting FLOPs."""
         raise NotImplementedError
 
-    def reach(self, d: Dims, length: int, size: int) -> Reach:
+    def field(self, d: Dims, length: int, size: int) -> Reach:
         """Of rows of ``length`` tokens, at ``size`` bytes a number."""
         raise NotImplementedError
 

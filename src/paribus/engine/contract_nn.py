@@ -377,11 +377,11 @@ def _causal(part: Any, bench: Bench) -> str:
 def _memory(part: Any, bench: Bench) -> str:
     if not (isinstance(part.segment, int) and part.segment > 0):
         raise Broken(f"segment = {part.segment!r}; it is the tokens of a segment")
-    reach = part.reach(DIMS, LENGTH, 4)
+    reach = part.field(DIMS, LENGTH, 4)
     if reach.direct is not None and not reach.direct > 0:
-        raise Broken(f"reach() gives {reach}; direct counts the reading token too")
+        raise Broken(f"field() gives {reach}; direct counts the reading token too")
     if reach.theoretical is not None and reach.theoretical < (reach.direct or LENGTH):
-        raise Broken(f"reach() gives {reach}; all layers see as far as one, at least")
+        raise Broken(f"field() gives {reach}; all layers see as far as one, at least")
     if not part.mean_keys(LENGTH) > 0:
         raise Broken("mean_keys() must be above 0")
     return f"sees {reach.direct} tokens in a layer, {reach.theoretical or 'all'} in all"
@@ -413,7 +413,7 @@ KINDS: dict[str, dict[str, Test]] = {
     "norms": {"shape": _norm_shape, **MODEL},
     "mlps": {"shape": _mlp_shape, **MODEL},
     "scales": {"factor": _scale, **MODEL},
-    "memories": {"reach": _memory, "causal": _causal, **MODEL},
+    "memories": {"field": _memory, "causal": _causal, **MODEL},
     "mixers": {"decodes": _decodes, "causal": _causal, **MODEL},
     "init": {"moments": _moments, "keyed": _keyed},
 }

@@ -15,7 +15,7 @@ def reach(model: Model, length: int, size: int = 4) -> Reach:
     if model.mixer is not None:
         return Reach(None, None, d.layers * model.mixer.state_bytes(d, size))
     if model.memory is not None:
-        return model.memory.reach(d, length, size)
+        return model.memory.field(d, length, size)
     assert model.mask is not None
     window = model.mask.window
     direct = None if window is None else int(window())

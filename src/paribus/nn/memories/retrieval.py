@@ -25,7 +25,7 @@ class Retrieval(Memory, frozen=True, kw_only=True):
 
     Attributes:
         segment: tokens of a segment.
-        cache: tokens before it that are read as they are.
+        cache: tokens before it that are read as they are; None: as many as a segment has.
         top: keys that are retrieved; more where several are equally good.
         store: how many older tokens can be retrieved; None: all of the row.
         normed: whether keys are ranked as if they had one length (q · k / ‖k‖), as keys of old
@@ -35,20 +35,25 @@ class Retrieval(Memory, frozen=True, kw_only=True):
     """
 
     segment: Annotated[int, Meta(ge=1)]  # type: ignore[misc]
-    cache: Annotated[int, Meta(ge=0)]
+    cache: Annotated[int, Meta(ge=0)] | None = None
     top: Annotated[int, Meta(ge=1)]
     store: Annotated[int, Meta(ge=1)] | None = None
     normed: bool = True
     through: Annotated[int, Meta(ge=1)] | None = 1  # type: ignore[misc]
 
     examples: ClassVar[Any] = [
-        {"segment": 4, "cache": 4, "top": 2},
+        {"segment": 4, "top": 2},
         {"segment": 4, "cache": 2, "top": 2, "store": 6, "through": None, "normed": False},
     ]
 
+    @property
+    def held(self) -> int:
+        """Tokens in the cache."""
+        return self.segment if self.cache is None else self.cache
+
     def _near(self, q: View) -> Tensor:
         """The first index of what is read as it is."""
-        first: Tensor = q.index // self.segment * self.segment - self.cache
+        first: Tensor = q.index // self.segment * self.segment - self.held
         return first
 
     def allowed(self, q: View, k: View) -> Tensor:
@@ -56,7 +61,7 @@ class Retrieval(Memory, frozen=True, kw_only=True):
         return before if self.store is None else before & (k.index >= self._near(q) - self.store)
 
     def kept(self) -> int | None:
-        return None if self.store is None else self.cache + self.store
+        return None if self.store is None else self.held + self.store
 
     def scores(  # type: ignore[override]
         self,
@@ -84,11 +89,11 @@ class Retrieval(Memory, frozen=True, kw_only=True):
     def mean_keys(self, length: int) -> float:
         return (length + 1) / 2  # all are scored
 
-    def reach(self, d: Dims, length: int, size: int) -> Reach:
+    def field(self, d: Dims, length: int, size: int) -> Reach:
         kept = self.kept()
         held = length if kept is None else min(kept, length)
         state = 2 * d.layers * d.kv_heads * d.head_dim * held * size
-        return Reach(self.cache + self.segment, None, state)
+        return Reach(self.held + self.segment, None, state)
 
     def check(self, model: Model) -> None:
         super().check(model)

@@ -46,7 +46,7 @@ class Tokens(Memory, frozen=True, kw_only=True):
         n = min(self.segment, length) + 2 * self.tokens
         return n * (n + 1) / 2 / min(self.segment, length)
 
-    def reach(self, d: Dims, length: int, size: int) -> Reach:
+    def field(self, d: Dims, length: int, size: int) -> Reach:
         return Reach(self.segment + self.tokens, None, self.tokens * d.width * size)
 
     def check(self, model: Model) -> None:
