@@ -129,6 +129,8 @@ def do_show(o: Namespace) -> int:
         print(f"params   {_counted(data['parameters'])}")
     for line in began(data["continuity"]):
         print(line)
+    if data["decisions"]:
+        print(f"schedule {decided(data['decisions'])}")
     print("\nattempts" if data["attempts"] else "\nno attempts yet")
     for a in data["attempts"]:
         print(f"  {_attempt_line(a)}")
@@ -203,6 +205,9 @@ def _about(plan: Plan, i: Item, o: Namespace) -> dict[str, Any]:
         "evaluations": {c.condition.key: _evaluation(i, c) for c in i.cells},
         "parameters": _parameters(i, views),
         "continuity": next((c for a in reversed(views) if (c := _continuity(a))), []),
+        "decisions": next(
+            (d for a in reversed(views) if (d := (a.end or {}).get("decisions"))), []
+        ),
         "provenance": _provenance(last / "provenance"),
         "spec": i.trial.data,
         "repeat": command(o, i.trial),
@@ -245,6 +250,19 @@ def began(continuity: Sequence[Mapping[str, Any]]) -> list[str]:
                 text += f" {b['largest']:.3g}" if b["largest"] else ""
             out.append(text)
     return out
+
+
+def decided(decisions: Sequence[Mapping[str, Any]]) -> str:
+    """What a schedule that looks at losses decided, in a line."""
+    better = sum(d["improved"] for d in decisions)
+    before = [1.0, *(d["factor"] for d in decisions)]
+    falls = [d for d, had in zip(decisions, before, strict=False) if d["factor"] < had]
+    text = f"{len(decisions)} looks at the loss, {better} of them better; "
+    if not falls:
+        return text + "the rate never fell"
+    last = falls[-1]
+    each = "once" if len(falls) == 1 else f"{len(falls)} times, last"
+    return text + f"the rate fell {each} at step {last['step']}, to {last['factor']:g} of its peak"
 
 
 def _counted(found: Mapping[str, Any]) -> str:

@@ -66,6 +66,10 @@ class Memory(Part, frozen=True, kw_only=True):
         """Keys that a query reads on average in a row, for counting FLOPs."""
         raise NotImplementedError
 
+    def passed(self, length: int) -> float:
+        """Tokens that go through the blocks for each token of a row, its own included."""
+        return 1.0
+
     def field(self, d: Dims, length: int, size: int) -> Reach:
         """Of rows of ``length`` tokens, at ``size`` bytes a number."""
         raise NotImplementedError

@@ -14,6 +14,7 @@ from paribus import masks, parts, positions, presets, rng
 from paribus.contracts import View
 from paribus.errors import Refused, SpecError
 from paribus.nn.cache import Cache, generate
+from paribus.nn.flops import backward, forward
 from paribus.nn.reach import reach
 from paribus.nn.transformer import Transformer
 from paribus.parts import changed
@@ -357,3 +358,18 @@ def test_memory_tokens_learn_what_a_segment_cannot_see():
         found[name] = loss.item()
     assert found["cut"] > 1.2
     assert found["tokens"] < 0.3
+
+
+def test_memory_tokens_cost_what_they_compute():
+    """Of a segment of 8 between two copies of 2 tokens, 12 go through the blocks."""
+    plain, own = model_with(), of(memories.tokens(segment=8, tokens=2))
+    a, b = forward(plain, 64), forward(own, 64)
+    assert b["attention"] == pytest.approx(1.5 * a["attention"])
+    assert b["mlp"] == pytest.approx(1.5 * a["mlp"])
+    assert b["head"] == a["head"]
+    assert b["scores"] == pytest.approx(4 * 2 * 4 * 16 * (12 * 13 / 2) / 8)
+    assert backward(own, 64) > backward(plain, 64)
+    cut = forward(of(memories.recurrence(segment=8, cache=0)), 64)
+    assert cut["scores"] == pytest.approx(4 * 2 * 4 * 16 * 4.5)
+    xl = forward(of(memories.recurrence(segment=8)), 64)
+    assert xl["scores"] == pytest.approx(4 * 2 * 4 * 16 * (4.5 + 8 * 7 / 8))

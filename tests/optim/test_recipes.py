@@ -11,6 +11,7 @@ import transformers
 
 from paribus import optim, parts, recipes
 from paribus.errors import SpecError
+from paribus.looking import decided
 from tests.engine import tiny
 
 schedules = parts.Namespace("schedules")
@@ -145,6 +146,17 @@ def test_the_rate_falls_as_decided_and_every_decision_is_recorded(on):
         assert made[0]["value"] == pytest.approx(flat().mean(losses[3:5]))
     else:
         assert made[0]["value"] != pytest.approx(flat().mean(losses[3:5]))
+
+
+def test_decisions_in_a_line():
+    """As ``paribus show`` says them."""
+    part = flat()
+    made = [d._asdict() | {"step": 2 * i} for i, d in enumerate(part.decisions([3.0, 2.9, 2.9]))]
+    assert decided(made) == (
+        "3 looks at the loss, 1 of them better; the rate fell 2 times, last at step 4, to 0.25 of "
+        "its peak"
+    )
+    assert decided(made[:1]) == "1 looks at the loss, 1 of them better; the rate never fell"
 
 
 @pytest.mark.parametrize("on", ["train", "validation"])

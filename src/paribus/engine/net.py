@@ -63,6 +63,10 @@ class Net:
                 "the scores have the reference kernel alone; leave kernel out"
             )
         self.kernel = "reference" if only else kernel
+        if model.mixer is not None:
+            self.kernel = "none"
+        if self.kernel == "flex" and self.core.looped:
+            raise Refused("kernel flex: rows are read in segments here; use the sdpa kernel")
         if self.kernel == "flex" and not self.core.plain:
             raise Refused(
                 "kernel flex: the position's bias has parameters, so it must be written out for "

@@ -46,6 +46,10 @@ class Tokens(Memory, frozen=True, kw_only=True):
         n = min(self.segment, length) + 2 * self.tokens
         return n * (n + 1) / 2 / min(self.segment, length)
 
+    def passed(self, length: int) -> float:
+        n = min(self.segment, length)
+        return (n + 2 * self.tokens) / n
+
     def field(self, d: Dims, length: int, size: int) -> Reach:
         return Reach(self.segment + self.tokens, None, self.tokens * d.width * size)
 
