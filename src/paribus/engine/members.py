@@ -72,10 +72,12 @@ class Stopped(Exception):
     """Asked to stop; every member has a checkpoint."""
 
 
-def weights_of(state: Mapping[str, Tensor], optim: Optimizer) -> dict[str, Tensor]:
+def weights_of(state: Mapping[str, Tensor], optim: Optimizer | None = None) -> dict[str, Tensor]:
     """What is kept of a member's state: the parameters, as its optimizer would have them
-    evaluated."""
+    evaluated (None: as they are trained)."""
     params = {k[len("param/") :]: t for k, t in state.items() if k.startswith("param/")}
+    if optim is None:
+        return params
     held: dict[str, dict[str, Tensor]] = {}
     for k, t in state.items():
         if k.startswith("optim/"):
