@@ -51,6 +51,20 @@ def test_chunks_are_the_recurrence(chunk, tau):
     torch.testing.assert_close(o.double(), wanted, rtol=1e-4, atol=1e-5)
 
 
+def test_a_long_row_forgets_exactly():
+    """Where much was forgotten before, what is kept later is not rounded away."""
+    p, q, k, v, h = drawn(torch.float32)
+    p = {"gate": p["gate"] * 0, "gate_bias": p["gate_bias"] * 0}
+    h[:, :, :25, 0], h[:, :, 25:, 0] = -1.0, 1.0
+    p["gate"][..., 0] = 3e5  # a = e^−3e5 for 25 tokens, then 1: the last write of these stays
+    _, S = mixers.gated_linear(chunk=4, tau=1.0).forward(p, q, k, v, h, None, None)
+    late = [x[..., 24:, :].double() for x in (q, k, v)]
+    _, wanted = recurrence(
+        {n: t.double() * 0 + 99 for n, t in p.items()}, *late, h[:, :, 24:].double().abs(), 1.0
+    )
+    torch.testing.assert_close(S.double(), wanted, rtol=1e-4, atol=1e-4)
+
+
 def test_a_state_goes_on():
     p, q, k, v, h = drawn()
     part = mixers.gated_linear(chunk=16)

@@ -136,7 +136,9 @@ class Trainer:
         able = not isinstance(self.net, ExternalNet)
         # Kernels of the flex kernel for any length are slower by half.
         shapes = False if self.net.kernel == "flex" else None
-        self.loss_of = Either(self._loss, self.settings, able=able, dynamic=shapes)
+        # Of segments one after another each would be compiled anew: minutes, for little.
+        whole = able and not self.net.core.looped  # type: ignore[union-attr]
+        self.loss_of = Either(self._loss, self.settings, able=whole, dynamic=shapes)
         if spec.precision == "fp16" and not self.scaler:
             self.scaler = {
                 "scale": torch.full((self.e,), 2.0**15, device=self.settings.device),

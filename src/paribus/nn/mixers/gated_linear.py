@@ -1,6 +1,6 @@
 """Gated linear attention with one gate a head (Yang et al. 2024; gated retention, Sun et al. 2024).
 
-E trials, B rows, H heads, T tokens, C tokens of a chunk, d head size.
+E trials, B rows, H heads, T tokens, N chunks of C tokens, d head size.
 
 gate [H, D], gate_bias [H]   the logit of what a head keeps
 """
@@ -63,12 +63,8 @@ class GatedLinear(Mixer, frozen=True, kw_only=True):
             log_a, k = log_a * here, k * here[..., None]
         if state is None:
             state = q.new_zeros(*k.shape[:3], k.shape[-1], v.shape[-1])
-        out = []
-        for a in range(0, q.shape[3], self.chunk):
-            at = slice(a, a + self.chunk)
-            o, state = _chunk(q[..., at, :], k[..., at, :], v[..., at, :], log_a[..., at], state)
-            out.append(o)
-        o_EBHTd = F.rms_norm(torch.cat(out, 3), v.shape[-1:], eps=self.eps)
+        o_EBHTd, state = _chunked(q, k, v, log_a, state, min(self.chunk, q.shape[3]))
+        o_EBHTd = F.rms_norm(o_EBHTd, v.shape[-1:], eps=self.eps)
         return o_EBHTd.to(q_EBHTd.dtype), state
 
     def state_bytes(self, d: Dims, size: int) -> int:
@@ -79,16 +75,29 @@ class GatedLinear(Mixer, frozen=True, kw_only=True):
         return 4.0 * d.heads * d.head_dim * ((self.chunk + 1) / 2 + d.head_dim)
 
 
-def _chunk(
-    q_EBHCd: Tensor, k_EBHCd: Tensor, v_EBHCd: Tensor, log_a_EBHC: Tensor, S_EBHdd: Tensor
+def _chunked(
+    q: Tensor, k: Tensor, v: Tensor, log_a_EBHT: Tensor, S_EBHdd: Tensor, C: int
 ) -> tuple[Tensor, Tensor]:
-    """(outputs, state) of one chunk.  All exponents are of what is at most 0."""
-    sum_EBHC = log_a_EBHC.cumsum(-1)
-    C = sum_EBHC.shape[-1]
-    past = torch.ones(C, C, dtype=torch.bool, device=q_EBHCd.device).tril()
-    decay = (sum_EBHC[..., None] - sum_EBHC[..., None, :]).masked_fill(~past, float("-inf")).exp()
-    o = (q_EBHCd @ k_EBHCd.mT * decay) @ v_EBHCd
-    o = o + (q_EBHCd * sum_EBHC.exp()[..., None]) @ S_EBHdd
-    left = (sum_EBHC[..., -1:] - sum_EBHC).exp()[..., None]
-    S_EBHdd = S_EBHdd * sum_EBHC[..., -1, None, None].exp() + (k_EBHCd * left).mT @ v_EBHCd
-    return o, S_EBHdd
+    """(outputs, state), all chunks at once.  All exponents are of what is at most 0."""
+    T = q.shape[3]
+    rest = -T % C  # tokens that neither write nor forget
+    q, k, v = (F.pad(x, (0, 0, 0, rest)).unflatten(3, (-1, C)) for x in (q, k, v))
+    sum_EBHNC = F.pad(log_a_EBHT, (0, rest)).unflatten(3, (-1, C)).cumsum(-1)
+    past = torch.ones(C, C, dtype=torch.bool, device=q.device).tril()
+    decay = sum_EBHNC[..., None] - sum_EBHNC[..., None, :]
+    o = (q @ k.mT * decay.masked_fill(~past, float("-inf")).exp()) @ v
+    # What each chunk writes, as it is left at its end; and what is left of it before a later one.
+    total_EBHN = sum_EBHNC[..., -1]
+    left = (total_EBHN[..., None] - sum_EBHNC).exp()[..., None]
+    wrote_EBHNdd = (k * left).mT @ v
+    # Differences of long sums: in fp64, where the device has it.
+    exact = q.dtype if q.device.type == "mps" else torch.float64
+    upto_EBHN = total_EBHN.to(exact).cumsum(-1)
+    wrote = torch.cat([S_EBHdd[..., None, :, :], wrote_EBHNdd], 3)
+    end = F.pad(upto_EBHN, (1, 0))  # of the state that came in, then of each chunk
+    N = end.shape[-1]
+    kept = torch.ones(N, N, dtype=torch.bool, device=q.device).tril()
+    share = (end[..., None] - end[..., None, :]).masked_fill(~kept, float("-inf")).exp().to(q.dtype)
+    states = (share @ wrote.flatten(4)).view(wrote.shape)  # after what came in, and each chunk
+    o = o + (q * sum_EBHNC.exp()[..., None]) @ states[..., :-1, :, :]
+    return o.flatten(3, 4)[..., :T, :], states[..., -1, :, :]
