@@ -9,6 +9,7 @@ import time
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,8 @@ def do_show(o: Namespace) -> int:
             print(f"{key:8} {data[key]}")
     if data["parameters"]:
         print(f"params   {_counted(data['parameters'])}")
+    if data["reach"]:
+        print(f"reach    {_reach(data['reach'])}")
     for line in began(data["continuity"]):
         print(line)
     if data["decisions"]:
@@ -204,6 +207,7 @@ def _about(plan: Plan, i: Item, o: Namespace) -> dict[str, Any]:
         "attempts": [_view(a) for a in views],
         "evaluations": {c.condition.key: _evaluation(i, c) for c in i.cells},
         "parameters": _parameters(i, views),
+        "reach": _reached(i),
         "continuity": next((c for a in reversed(views) if (c := _continuity(a))), []),
         "decisions": next(
             (d for a in reversed(views) if (d := (a.end or {}).get("decisions"))), []
@@ -230,6 +234,28 @@ def _parameters(i: Item, views: Sequence[Any]) -> dict[str, Any]:
         return audit(declare(spec.model), spec.freeze)
     except SpecError:  # a pattern that matches nothing: training says so
         return {}
+
+
+def _reached(i: Item) -> dict[str, Any]:
+    """How far back a model with a memory, a mixer or a window sees; {} of one that reads all."""
+    from paribus.nn.reach import reach
+
+    spec = i.trial.variant.spec
+    length = spec.task.io().length
+    if not isinstance(spec.model, specs.Model) or length is None:
+        return {}
+    model = spec.model
+    if model.memory is None and model.mixer is None and getattr(model.mask, "window", None) is None:
+        return {}
+    return asdict(reach(model, length))
+
+
+def _reach(found: Mapping[str, Any]) -> str:
+    """The same in words."""
+    near, far = found["direct"], found["theoretical"]
+    text = f"{near} tokens in a layer" if near else "all of the row in a layer"
+    text += f", {far} through all layers" if far else ", all of the row through all layers"
+    return f"{text}; {grid.size(found['state_bytes'])} carried"
 
 
 def _continuity(a: Any) -> list[dict[str, Any]]:

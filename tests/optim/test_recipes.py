@@ -7,7 +7,6 @@ import statistics
 
 import pytest
 import torch
-import transformers
 
 from paribus import optim, parts, recipes
 from paribus.errors import SpecError
@@ -87,6 +86,7 @@ def test_shapes_are_torchs():
     ("shape", "theirs"), [("linear", "linear"), ("sqrt", "1-sqrt"), ("cosine", "cosine")]
 )
 def test_decays_are_those_of_transformers(shape, theirs):
+    transformers = pytest.importorskip("transformers")
     o = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
     lib = transformers.get_wsd_schedule(
         o, num_warmup_steps=0, num_decay_steps=20, num_stable_steps=30, decay_type=theirs,

@@ -170,4 +170,6 @@ def test_every_memory_is_trained_and_judged(tmp_path: Path) -> None:
         2,
     ):  # no more context, no other loss; and none beyond a slid window of one layer
         assert at[f"L{depth}-cut-8", "8"] == pytest.approx(at[f"L{depth}-cut-8", "32"], rel=1e-5)
+    shown = run("show", "effective-window", "--scale", "smoke", "L2-xl-8").stdout
+    assert "reach    16 tokens in a layer, 24 through all layers; 4.1 KB carried" in shown
     assert at["L1-xl-8", "16"] == pytest.approx(at["L1-xl-8", "32"], rel=1e-5)
