@@ -83,7 +83,11 @@ def test_what_is_wrong_is_said(tmp_path: Path) -> None:
         corpora.pg19(path="few").fingerprint()
     jsonl(tmp_path / "few" / "validation.jsonl", [{"text": "no title"}])
     jsonl(tmp_path / "few" / "test.jsonl", [book(0)])
-    with pytest.raises(SpecError, match="short_book_title"):
+    bare = corpora.pg19(path="few")
+    assert list(bare.documents("validation")) == [b"no title"]
+    assert (bare.titles("validation"), bare.describe()["books of validation"]) == ([""], 1)
+    jsonl(tmp_path / "few" / "validation.jsonl", [{"short_book_title": "no text"}])
+    with pytest.raises(SpecError, match="no column 'text'"):
         list(corpora.pg19(path="few").documents("validation"))
     jsonl(tmp_path / "few" / "validation.jsonl", [book(1)])
     with pytest.raises(SpecError, match="overlap"):

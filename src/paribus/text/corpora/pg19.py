@@ -14,14 +14,14 @@ from paribus.text.paths import digest, resolve
 from paribus.text.readers import Located, rows
 from paribus.text.splits import SPLITS, Divided
 
-COLUMNS = ["short_book_title", "publication_date", "url", "text"]
+ABOUT = ["short_book_title", "publication_date"]
 
 
 class Pg19(Divided, frozen=True, kw_only=True):
     """Books, one a document: parquet or JSON lines with the columns short_book_title,
-    publication_date, url and text, as the dataset has them on the Hugging Face hub.  From the hub
-    itself it is ``corpora.huggingface(dataset="deepmind/pg19", validation_split="validation",
-    test_split="test")``.
+    publication_date, url and text, as the dataset has them on the Hugging Face hub; of these text
+    alone must be there.  From the hub itself it is ``corpora.huggingface(dataset="deepmind/pg19",
+    validation_split="validation", test_split="test")``.
 
     ``tasks.lm(pack="document", within="document")`` reads no two books in one row; with
     ``words=True`` it gives perplexity by words, as PG-19 is reported, and by bytes.  Identity is
@@ -64,15 +64,21 @@ class Pg19(Divided, frozen=True, kw_only=True):
         return {**out, "sha256": self.fingerprint()}
 
     def _rows(self, split: str) -> list[list[Any]]:
-        files = self._files().get(split, [])
-        return [row for file in _ordered(files) for _, row in rows(file, COLUMNS[:2])]
+        """Title and date of each book, where its file has them."""
+        out: list[list[Any]] = []
+        for file in _ordered(self._files().get(split, [])):
+            known = _told(file)
+            for _, row in rows(file, ABOUT if known else ["text"]):
+                out.append(row if known else ["", None])
+        return out
 
     def _read(self, files: list[Path]) -> Located:
         for file in _ordered(files):
-            for place, (title, _, _, text) in rows(file, COLUMNS):
-                if not isinstance(text, str):
-                    raise SpecError(f"{file}: {place}: text holds {text!r:.40}, which is no text")
-                yield f"{place} ({title})", text.encode()
+            known = _told(file)
+            for place, row in rows(file, ["text", *ABOUT[: int(known)]]):
+                if not isinstance(row[0], str):
+                    raise SpecError(f"{file}: {place}: text holds {row[0]!r:.40}, which is no text")
+                yield (f"{place} ({row[1]})" if known else place), row[0].encode()
 
     def _files(self) -> dict[str, list[Path]]:
         folder = resolve(self.path)
@@ -97,3 +103,12 @@ class Pg19(Divided, frozen=True, kw_only=True):
 def _ordered(files: list[Path]) -> list[Path]:
     """In order of content: a renamed file changes nothing."""
     return sorted(files, key=digest)
+
+
+def _told(file: Path) -> bool:
+    """Whether a file says what its books are called."""
+    try:
+        next(rows(file, ABOUT), None)
+    except SpecError:
+        return False
+    return True
