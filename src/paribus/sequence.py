@@ -39,8 +39,9 @@ class Memory(Part, frozen=True, kw_only=True):
 
     Fields of each: ``segment``, tokens of a segment, the first of which begins with the row; and
     ``through``, how many segments gradients flow through: what is carried is cut off before every
-    ``through``-th segment (1: before each, as in Transformer-XL).  None: nowhere; then a row needs
-    no segments where the memory is but a mask (``tokens`` = 0).  A memory starts empty in each row.
+    ``through``-th segment (1: before each, as in Transformer-XL).  None: nowhere.  A row is read
+    segment by segment where the memory has ``tokens`` or ``scores``; else it is one masked pass.  A
+    memory starts empty in each row.
     """
 
     kind: ClassVar[str] = "memories"

@@ -1,4 +1,4 @@
-"""Memories: segments one after another are one masked pass; gradients end where they are cut off;
+"""Memories: they read what a mask of their definition reads; gradients end where they are cut off;
 what can be reached is what is said to be."""
 
 from __future__ import annotations
@@ -40,10 +40,11 @@ def wide_parameters(model, seeds):
 @pytest.mark.parametrize("T", [W, 41, 64])
 @pytest.mark.parametrize("form", ["full_cache", "sliding"])
 @pytest.mark.parametrize("cache", [5, W, 24])
-def test_segments_one_by_one_are_one_masked_pass(T, form, cache):
+def test_keys_that_stand_twice_are_one_masked_pass(T, form, cache):
     whole = memories.recurrence(segment=W, cache=cache, form=form)
     one, by_one = Transformer(of(whole)), Transformer(of(changed(whole, {"through": 99})))
-    assert (one.looped, by_one.looped) == (False, True)
+    assert not (one.looped or by_one.looped or one.parted)
+    assert by_one.parted
     p, ids = wide_parameters(one.model, [0, 1]), tokens([0, 1], length=T)
     wanted = one(p, ids, kernel="reference")
     for kernel in ("sdpa", "reference"):
@@ -55,6 +56,31 @@ def test_segments_one_by_one_are_one_masked_pass(T, form, cache):
     else:
         seen = (k <= q) & (k >= q // W * W - cache)
     assert torch.equal(one.seen(T, {})[0].view(T, T), seen)
+
+
+def one_by_one(model):
+    """The same model with its segments one after another, each handing its cache on."""
+    core = Transformer(model)
+    core.looped, core.parted = True, False
+    return core
+
+
+@pytest.mark.parametrize("T", [W, 41, 64])
+@pytest.mark.parametrize("form", ["full_cache", "sliding"])
+@pytest.mark.parametrize(("cache", "through"), [(5, 1), (W, 1), (W, 2), (24, 99)])
+def test_segments_one_by_one_are_one_masked_pass(T, form, cache, through):
+    """Outputs and gradients: a loop over segments with a cache that is cut off, and one pass in
+    which keys stand twice."""
+    model = of(memories.recurrence(segment=W, cache=cache, form=form, through=through))
+    p, ids, found = parameters(model, [0, 1]), tokens([0, 1], length=T + 1), []
+    p = {k: t.detach().requires_grad_() for k, t in p.items()}
+    for core in (Transformer(model), one_by_one(model)):
+        loss = loss_of(core, p, ids, 0, T)
+        grads = torch.autograd.grad(loss, list(p.values()))
+        found.append([core(p, ids[..., :-1]), torch.cat([g.flatten() for g in grads])])
+    (a, ga), (b, gb) = found
+    torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(ga / ga.norm(), gb / gb.norm(), atol=1e-5, rtol=0)
 
 
 def test_a_slid_window_is_the_mask_of_that_size():
@@ -86,8 +112,11 @@ def test_padding_and_places_go_with_segments():
     torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
 
 
-def test_the_flex_kernel_reads_the_same():
-    core = Transformer(of(memories.recurrence(segment=W, cache=W)))
+@pytest.mark.parametrize("through", [None, 1])
+@pytest.mark.parametrize("position", [positions.rope(), positions.alibi()])
+def test_the_flex_kernel_reads_the_same(through, position):
+    memory = memories.recurrence(segment=W, cache=W, through=through)
+    core = Transformer(of(memory, position=position))
     p, ids = wide_parameters(core.model, [0]), tokens([0], length=41)
     ready = core.ready((1, 3, 41), {}, kernel="flex")
     with torch.no_grad(), warnings.catch_warnings():
@@ -158,7 +187,7 @@ def test_what_is_held_does_not_grow():
     """After each segment no more is held than the cache, and no graph of what was cut off."""
     from paribus.nn import segments
 
-    core = Transformer(of(memories.recurrence(segment=4, cache=6, through=1)))
+    core = Transformer(of(memories.retrieval(segment=4, cache=2, top=2, store=4)))
     p, ids, seen = parameters(core.model, [0]), tokens([0], length=200), []
     found = core.pieces(200, ids.device, torch.float32)
     assert [piece.before for piece in found[:4]] == [0, 4, 6, 6]

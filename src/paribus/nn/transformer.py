@@ -229,6 +229,9 @@ class Transformer(Places):
             return linear(
                 o_EBHTd.transpose(2, 3).flatten(3), cast(own["o"], compute), own.get("o_bias")
             )
+        if self.parted and now.cache is None:
+            k_EBGTd = torch.cat([k_EBGTd, k_EBGTd.detach()], 3)
+            v_EBGTd = torch.cat([v_EBGTd, v_EBGTd.detach()], 3)
         if now.cache is not None:
             k_EBGTd, v_EBGTd = now.cache.put(i, k_EBGTd, v_EBGTd)
         if now.tap is not None:

@@ -26,7 +26,7 @@ class Recurrence(Memory, frozen=True, kw_only=True):
             (Transformer-XL), ``cache`` + 1 … ``cache`` + ``segment`` tokens; "sliding": exactly
             the last ``cache`` + 1 tokens, wherever segments end.
         through: segments that gradients flow through; 1: keys and values of earlier segments are
-            numbers (Transformer-XL); None: all, and the row is one masked pass.
+            numbers (Transformer-XL); None: all.  Either way the row is one masked pass.
     """
 
     segment: Annotated[int, Meta(ge=1)]  # type: ignore[misc]
