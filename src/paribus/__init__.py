@@ -26,11 +26,13 @@ _NAMES = {
     "ParibusError": "errors",
 }
 _KINDS = (
-    "positions scalings masks norms mlps scales init tasks optim schedules corpora tokenizers "
-    "probes".split()
+    "positions scalings masks memories mixers norms mlps scales init tasks optim schedules "
+    "corpora tokenizers probes".split()
 )
 
-__all__ = ["__version__", "external", "presets", "start", "suites", *_KINDS, *_NAMES]
+__all__ = [
+    "__version__", "external", "presets", "recipes", "start", "suites", *_KINDS, *_NAMES
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
@@ -42,8 +44,8 @@ def __getattr__(name: str) -> Any:
         from paribus.parts import Namespace
 
         return Namespace(name)
-    if name == "presets":
-        return importlib.import_module("paribus.presets")
+    if name in ("presets", "recipes"):
+        return importlib.import_module(f"paribus.{name}")
     if name == "suites":
         return importlib.import_module("paribus.study.suites")
     raise AttributeError(f"paribus has no {name!r}")

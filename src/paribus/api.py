@@ -250,6 +250,13 @@ class Loaded:
             return tables.to_csv(records.typed(found, self.study))
         return tables.to_csv(self._chosen(metric, differences))
 
+    def recipe(self) -> str:
+        """A row a variant with the columns of a diary of training recipes (batch, schedule,
+        perplexities, GPU-hours), and what else was not the same in all of them; Markdown."""
+        from paribus.analysis import recipe
+
+        return recipe.markdown(self.study, self._rows)
+
     def to_json(self, metric: str | None = None, *, differences: bool = False) -> str:
         from paribus.analysis import tables
 

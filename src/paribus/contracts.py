@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
-from paribus.errors import SpecError
 from paribus.parts import Part
 from paribus.readers import Curve as Curve
 from paribus.readers import Measured as Measured
 from paribus.readers import Reader as Reader
 from paribus.readers import Rows as Rows
+from paribus.view import View as View
 
 if TYPE_CHECKING:
     import numpy as np
@@ -73,31 +73,6 @@ class Metric:
     of: str | None = None
     transform: str | None = None  # "exp"
     within: bool = False
-
-
-class View:
-    """Coordinates of tokens by name (``index``, ``token``, ``segment`` …), broadcast as the reader
-    needs them.  A coordinate that is not there is an error that lists those present.
-
-    ``index`` is the place in the row and ``token`` the place in its text.  Parallel branches have
-    ``branch``, ``time`` and ``main`` (1 where a token belongs to their common prefix); rows of
-    blocks have ``block``, ``slot`` (the place in it) and ``summary`` (1: it stands for it)."""
-
-    def __init__(self, coordinates: Mapping[str, Any]) -> None:
-        self.__dict__["coordinates"] = dict(coordinates)
-
-    def __getattr__(self, name: str) -> Any:
-        coordinates = self.__dict__["coordinates"]
-        if name in coordinates:
-            return coordinates[name]
-        if name.startswith("__"):
-            raise AttributeError(name)
-        have = ", ".join(sorted(coordinates))
-        raise SpecError(f"tokens have no coordinate {name!r} here; they have: {have}")
-
-    def map(self, function: Any) -> View:
-        """The view with ``function`` applied to every coordinate."""
-        return View({k: function(v) for k, v in self.__dict__["coordinates"].items()})
 
 
 class Position(Part, frozen=True, kw_only=True):
@@ -172,6 +147,9 @@ class Mask(Part, frozen=True, kw_only=True):
     sdpa: ClassVar[str | None] = None
     causal: ClassVar[bool] = True
     per_layer: ClassVar[bool] = False
+    window: ClassVar[Any] = (
+        None  # () -> how many of the last keys a query reads; None: no such rule
+    )
 
     def allowed(self, layer: int, q: View, k: View) -> Tensor:
         """True where query q may read key k; views broadcast as [e,b,1,T,1] and [e,b,1,1,S]."""
@@ -186,6 +164,7 @@ class Norm(Part, frozen=True, kw_only=True):
     """A normalisation over the last axis."""
 
     kind: ClassVar[str] = "norms"
+    after_rotation: ClassVar[bool] = False  # whether, as a norm of q or k, it follows RoPE
 
     def params(self, n: int) -> dict[str, P]:
         return {}
@@ -274,12 +253,23 @@ class Optimizer(Part, frozen=True, kw_only=True):
         ``declared`` gives each path's P.  Where a trial's rates are 0 its parameters stay."""
         raise NotImplementedError
 
+    def weights(
+        self, params: Mapping[str, Tensor], state: Mapping[str, Mapping[str, Tensor]]
+    ) -> Mapping[str, Tensor]:
+        """What is evaluated and kept of what is trained, with or without the trial axis; an
+        optimizer may take its gradients elsewhere."""
+        return params
+
 
 class Schedule(Part, frozen=True, kw_only=True):
-    """A learning-rate schedule.  One whose factor is meant to stay the same says ``flat``."""
+    """A learning-rate schedule.  One whose factor is meant to stay the same says ``flat``.  One
+    that looks at losses as well says ``adapts``: it has fields ``every`` (steps from one look to
+    the next) and ``on`` ("train" or "validation"), and ``decisions(values)``, pure, of what was
+    seen so far; its factor is multiplied by that of the last decision."""
 
     kind: ClassVar[str] = "schedules"
     flat: ClassVar[bool] = False
+    adapts: ClassVar[bool] = False
 
     def factor(self, step: int, total: int) -> float:
         """The factor of lr for update ``step`` (from 0) of ``total``; pure."""
@@ -358,6 +348,7 @@ class Task(Part, frozen=True, kw_only=True):
     fixed: ClassVar[frozenset[str]] = frozenset()
     trivial: ClassVar[tuple[str, ...]] = ()  # names of its trivial baselines
     metrics: ClassVar[dict[str, Metric]] = {}
+    optional: ClassVar[frozenset[str]] = frozenset()  # metrics that there are where a field asks
 
     def io(self) -> Io:
         """Torch-free."""

@@ -9,6 +9,7 @@ import time
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -127,8 +128,12 @@ def do_show(o: Namespace) -> int:
             print(f"{key:8} {data[key]}")
     if data["parameters"]:
         print(f"params   {_counted(data['parameters'])}")
+    if data["reach"]:
+        print(f"reach    {_reach(data['reach'])}")
     for line in began(data["continuity"]):
         print(line)
+    if data["decisions"]:
+        print(f"schedule {decided(data['decisions'])}")
     print("\nattempts" if data["attempts"] else "\nno attempts yet")
     for a in data["attempts"]:
         print(f"  {_attempt_line(a)}")
@@ -202,7 +207,11 @@ def _about(plan: Plan, i: Item, o: Namespace) -> dict[str, Any]:
         "attempts": [_view(a) for a in views],
         "evaluations": {c.condition.key: _evaluation(i, c) for c in i.cells},
         "parameters": _parameters(i, views),
+        "reach": _reached(i),
         "continuity": next((c for a in reversed(views) if (c := _continuity(a))), []),
+        "decisions": next(
+            (d for a in reversed(views) if (d := (a.end or {}).get("decisions"))), []
+        ),
         "provenance": _provenance(last / "provenance"),
         "spec": i.trial.data,
         "repeat": command(o, i.trial),
@@ -227,6 +236,28 @@ def _parameters(i: Item, views: Sequence[Any]) -> dict[str, Any]:
         return {}
 
 
+def _reached(i: Item) -> dict[str, Any]:
+    """How far back a model with a memory, a mixer or a window sees; {} of one that reads all."""
+    from paribus.nn.reach import reach
+
+    spec = i.trial.variant.spec
+    length = spec.task.io().length
+    if not isinstance(spec.model, specs.Model) or length is None:
+        return {}
+    model = spec.model
+    if model.memory is None and model.mixer is None and getattr(model.mask, "window", None) is None:
+        return {}
+    return asdict(reach(model, length))
+
+
+def _reach(found: Mapping[str, Any]) -> str:
+    """The same in words."""
+    near, far = found["direct"], found["theoretical"]
+    text = f"{near} tokens in a layer" if near else "all of the row in a layer"
+    text += f", {far} through all layers" if far else ", all of the row through all layers"
+    return f"{text}; {grid.size(found['state_bytes'])} carried"
+
+
 def _continuity(a: Any) -> list[dict[str, Any]]:
     """How far later phases were from the ones before as they began, as recorded."""
     return list((a.end or {}).get("continuity") or ())
@@ -245,6 +276,19 @@ def began(continuity: Sequence[Mapping[str, Any]]) -> list[str]:
                 text += f" {b['largest']:.3g}" if b["largest"] else ""
             out.append(text)
     return out
+
+
+def decided(decisions: Sequence[Mapping[str, Any]]) -> str:
+    """What a schedule that looks at losses decided, in a line."""
+    better = sum(d["improved"] for d in decisions)
+    before = [1.0, *(d["factor"] for d in decisions)]
+    falls = [d for d, had in zip(decisions, before, strict=False) if d["factor"] < had]
+    text = f"{len(decisions)} looks at the loss, {better} of them better; "
+    if not falls:
+        return text + "the rate never fell"
+    last = falls[-1]
+    each = "once" if len(falls) == 1 else f"{len(falls)} times, last"
+    return text + f"the rate fell {each} at step {last['step']}, to {last['factor']:g} of its peak"
 
 
 def _counted(found: Mapping[str, Any]) -> str:

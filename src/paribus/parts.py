@@ -271,6 +271,8 @@ FOLDERS = {
     "positions": "nn.positions",
     "scalings": "nn.scalings",
     "masks": "nn.masks",
+    "memories": "nn.memories",
+    "mixers": "nn.mixers",
     "norms": "nn.norms",
     "mlps": "nn.mlps",
     "scales": "nn.scales",

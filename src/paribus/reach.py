@@ -39,6 +39,12 @@ def reach(model: Any, length: int | None) -> Reach:
     memory = getattr(model, "memory", None)
     if memory is not None and hasattr(memory, "reach") and layers is not None:
         return cached(layers, *memory.reach(layers))
+    if getattr(model, "mixer", None) is not None:
+        return Reach()
+    if memory is not None and length is not None and hasattr(memory, "field"):
+        seen = memory.field(model.dims(), length, 4)
+        direct, far = (length if n is None else n for n in (seen.direct, seen.theoretical))
+        return Reach(direct, far, "by the memory")
     mask = getattr(model, "mask", None)
     size = getattr(mask, "size", None)
     if mask is None or layers is None:

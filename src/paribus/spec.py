@@ -34,10 +34,15 @@ from paribus.contracts import (
 )
 from paribus.errors import BeyondLimit, SpecError, nearest
 from paribus.parts import Part, Strict, describe, dump, hints, replace
+from paribus.sequence import Memory, Mixer
 
 CORE_REVISION = 1  # transformer, init, streams, training, packing: bumped when numbers change
 
 Positive = Annotated[int, Meta(ge=1)]
+Kernel = Literal[
+    "auto", "reference", "sdpa", "flex", "short", "sdpa-math", "sdpa-flash", "sdpa-efficient",
+    "sdpa-cudnn", "xformers",
+]  # fmt: skip
 Fraction = Annotated[float, Meta(ge=0, lt=1)]
 
 
@@ -50,6 +55,8 @@ class Model(Strict, frozen=True, kw_only=True):
         head_dim: size of a head, independent of width; None: width / heads.
         vocab: None: the task's vocabulary.
         position: None: no position encoding.
+        memory: what is carried between segments of a row; None: rows are read whole.
+        mixer: what mixes tokens in the place of softmax attention; None: attention.
         embed_norm: of the embedded inputs, before a position is added to them; None: none.
         temperature: q and k are each multiplied by it after QK-norm (logits by its square).
         read_out: what comes out at each token: logits of the vocabulary, a number, or logits of
@@ -67,6 +74,8 @@ class Model(Strict, frozen=True, kw_only=True):
     vocab: Positive | None = None
     position: Position | None = None
     mask: Mask | None = None
+    memory: Memory | None = None
+    mixer: Mixer | None = None
     norm: Norm
     embed_norm: Norm | None = None
     q_norm: Norm | None = None
@@ -182,6 +191,8 @@ class Spec(Strict, frozen=True, kw_only=True):
         clip: global gradient-norm limit per trial; None: no clipping.
         precision: compute dtype; parameters and optimizer state stay in fp32 (fp64 for "fp64").
         freeze: patterns of parameter paths that are not trained (``*.attn.q``).
+        kernel: of attention, to show that it does not matter; "auto" leaves it to the machine, and
+            the record says which ran.
     """
 
     model: Model | External
@@ -195,6 +206,7 @@ class Spec(Strict, frozen=True, kw_only=True):
     init: InitScheme = InitScheme()
     freeze: tuple[str, ...] = ()
     start: Start | None = None
+    kernel: Kernel = "auto"
 
     stackable: ClassVar[frozenset[str]] = frozenset({"schedule", "freeze", "init"})
 
@@ -357,6 +369,9 @@ def _resolve_model(model: Model, io: Any) -> Model:
     if model.position is not None:
         changes["position"] = model.position.fitted(io.length)
     resolved: Model = parts.changed(model, changes)
+    for part in (resolved.memory, resolved.mixer):
+        if part is not None:
+            part.check(resolved)
     position = resolved.position
     if position is not None:
         position.params(resolved.dims())  # a part may refuse these dimensions

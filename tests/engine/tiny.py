@@ -8,14 +8,14 @@ from typing import Any
 import torch
 
 from paribus import masks, mlps, norms, optim, positions, scales, schedules, tasks
-from paribus.engine.members import Member, Phase
+from paribus.engine.members import Member, Phase, Stopped
 from paribus.engine.settings import Settings, apply
 from paribus.engine.train import Hooks, Trainer
 from paribus.spec import Model, Spec, patch, resolve
 from paribus.text.data import Data
 
 torch.set_num_threads(1)
-__all__ = ["Data", "Hooks", "Member", "Path", "Settings", "apply"]
+__all__ = ["Data", "Hooks", "Member", "Path", "Settings", "Stopped", "apply"]
 
 
 def model(**changes: Any) -> Model:

@@ -30,6 +30,7 @@ WRITE = "PARIBUS_GOLDEN=write pytest tests/golden"
 # Where a part goes in the spec.
 PLACES = {
     "positions": "model.position", "scalings": "model.position.scaling", "masks": "model.mask",
+    "memories": "model.memory", "mixers": "model.mixer",
     "norms": "model.norm", "mlps": "model.mlp", "scales": "model.logit_scale",
     "init": "init.every", "tasks": "task", "optim": "optim", "schedules": "schedule",
 }  # fmt: skip

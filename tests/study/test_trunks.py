@@ -73,6 +73,15 @@ def wsd(*decays: int, steps: int = 100) -> dict[str, dict[str, Any]]:
 # ── what is shared ──────────────────────────────────────────────────────────────────────────
 
 
+def test_schedules_that_look_at_losses_share_with_their_like_alone(tmp_path: Path) -> None:
+    """Their factors are all the same before anything is trained, and say nothing."""
+    tight, loose = (schedules.plateau(patience=n) for n in (1, 2))
+    arms = {"flat": {}, "tight": {"schedule": tight}, "loose": {"schedule": loose}}
+    assert shape(planned(tmp_path, arms)) == {}
+    longer = {"a": {"schedule": tight}, "b": {"schedule": tight, "steps": 150}}
+    assert shape(planned(tmp_path, longer)) == {"a": 100, "b": 100}
+
+
 def test_wsd_arms_share_all_before_the_first_decay_and_nest(tmp_path: Path) -> None:
     plan = planned(tmp_path, wsd(60, 40, 20), seeds=2)
     assert shape(plan) == {

@@ -187,7 +187,8 @@ def _metrics(part: Any, bench: Bench) -> str:
     scores = {name: pair for name, pair in scores.items() if not name.startswith("_")}
     if extra := scores.keys() - part.metrics.keys():
         raise Broken(f"score() gives {sorted(extra)[0]!r}, which metrics does not declare")
-    missing = [n for n, m in part.metrics.items() if (m.of or n) not in scores]
+    due = {n: m for n, m in part.metrics.items() if n not in part.optional}
+    missing = [n for n, m in due.items() if (m.of or n) not in scores]
     if missing:
         raise Broken(f"metrics declares {missing[0]!r}, which score() does not give")
     for name, (s, c) in scores.items():

@@ -1,4 +1,5 @@
-"""What every part of a model promises, and more of norms, mlps, logit scales and init.
+"""What every part of a model promises, and more of norms, mlps, logit scales, memories,
+mixers and init.
 
 E trials of a stack, B rows, T tokens.
 """
@@ -19,6 +20,7 @@ from paribus.contracts import Position, View
 from paribus.engine.contract import Bench, Broken, Skip, Test, stacks
 from paribus.engine.updating import vectors
 from paribus.errors import Refused, SpecError
+from paribus.nn.cache import Cache
 from paribus.nn.declare import declare, numbers
 from paribus.nn.initialise import draw, initialise, rule
 from paribus.nn.transformer import Transformer
@@ -29,6 +31,7 @@ masks, mlps, optim, positions = (
 )
 FIELDS = {"positions": ["position"], "masks": ["mask"], "norms": ["norm", "q_norm", "k_norm"]}
 FIELDS |= {"mlps": ["mlp"], "scales": ["logit_scale"]}
+FIELDS |= {"memories": ["memory"], "mixers": ["mixer"]}
 VOCAB, LENGTH = 61, 20
 # Large enough for attention to vary with its logits.
 WIDE = InitScheme(every=parts.get("init", "gpt2")(std=0.2))  # type: ignore[arg-type, call-arg]
@@ -354,11 +357,63 @@ def _keyed(part: Any, bench: Bench) -> str:
     return f"{len(shared)} parameters are the same in two models"
 
 
+# ── memories, mixers ────────────────────────────────────────────────────────────────────────
+
+
+def _causal(part: Any, bench: Bench) -> str:
+    """No token reads a later one, whatever the segments are."""
+    T = length_of(part)
+    core = Transformer(model_with(part))
+    p, ids = drawn(core.model, [0], False), tokens([0], T)
+    whole = core(p, ids)
+    for t in (1, 5, 8, T - 1):
+        changed = ids.clone()
+        changed[..., t:] = (changed[..., t:] + 1) % VOCAB
+        if apart(core(p, changed)[:, :, :t], whole[:, :, :t]) > 1e-5:
+            raise Broken(f"tokens before {t} change with those from there on")
+    return "no token reads a later one"
+
+
+def _memory(part: Any, bench: Bench) -> str:
+    if not (isinstance(part.segment, int) and part.segment > 0):
+        raise Broken(f"segment = {part.segment!r}; it is the tokens of a segment")
+    reach = part.field(DIMS, LENGTH, 4)
+    if reach.direct is not None and not reach.direct > 0:
+        raise Broken(f"field() gives {reach}; direct counts the reading token too")
+    if reach.theoretical is not None and reach.theoretical < (reach.direct or LENGTH):
+        raise Broken(f"field() gives {reach}; all layers see as far as one, at least")
+    if not part.mean_keys(LENGTH) > 0:
+        raise Broken("mean_keys() must be above 0")
+    return f"sees {reach.direct} tokens in a layer, {reach.theoretical or 'all'} in all"
+
+
+def _decodes(part: Any, bench: Bench) -> str:
+    """Token by token through its state it gives what one pass gives; the state does not grow."""
+    model = model_with(part)
+    core, p, ids = (
+        Transformer(model),
+        drawn(model_with(part), [0, 1], False),
+        tokens([0, 1], LENGTH),
+    )
+    cache, out, sizes = Cache(core.dims, 2, 3, LENGTH), [], []
+    for t in range(LENGTH):
+        out.append(core(p, ids[:, :, t : t + 1], cache=cache))
+        sizes.append(cache.bytes)
+    if (gap := apart(torch.cat(out, 2), core(p, ids))) > CLOSE:
+        raise Broken(f"token by token its outputs are {gap:.2g} off those of one pass")
+    told = 2 * 3 * DIMS.layers * part.state_bytes(DIMS, 4)
+    if set(sizes) != {told}:
+        raise Broken(f"its states hold {sizes[0]} to {sizes[-1]} bytes; state_bytes() says {told}")
+    return f"decodes with {part.state_bytes(DIMS, 4)} bytes a layer"
+
+
 MODEL: dict[str, Test] = {"kernels": _kernels, "stack": _stack, "finite": _finite}
 MODEL |= {"learns": _learns}
 KINDS: dict[str, dict[str, Test]] = {
     "norms": {"shape": _norm_shape, **MODEL},
     "mlps": {"shape": _mlp_shape, **MODEL},
     "scales": {"factor": _scale, **MODEL},
+    "memories": {"field": _memory, "causal": _causal, **MODEL},
+    "mixers": {"decodes": _decodes, "causal": _causal, **MODEL},
     "init": {"moments": _moments, "keyed": _keyed},
 }

@@ -43,12 +43,15 @@ def checker(
                 tasks.setdefault(spec.task, []).append(e)
             for of in tasks.values():
                 whole = len(of) == len(group)
-                params = {k: p if whole else p[of] for k, p in trainer.params.items()}
+                params = {k: p if whole else p[of] for k, p in trainer.weights().items()}
                 specs, seeds = [each[e] for e in of], [group[e].seed for e in of]
                 with torch.no_grad():
                     found = evaluate(params, specs, seeds, s, w.data, w.settings, w.opened, w.ranks)
                 for e, record in zip(of, found, strict=not w.ranks.rank):
-                    rows[e] |= {f"{s.key} {k}": v["value"] for k, v in record["metrics"].items()}
+                    for of_slice, values in [("", record["metrics"]), *record["slices"].items()]:
+                        where = f" {of_slice}" if of_slice else ""
+                        for k, v in values.items():
+                            rows[e][f"{s.key} {k}{where}"] = v["value"]
         return rows
 
     return check if settings else None

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from paribus import spec as specs
+from paribus.contracts import Optimizer
 from paribus.spec import Spec
 from paribus.store import Attempt
 
@@ -53,6 +54,14 @@ class Member:
     def step(self) -> int:
         return int(self.state[1]["step"]) if self.state else 0
 
+    def at(self, step: int) -> Phase:
+        """The phase that a step (from 1) belongs to."""
+        for phase in self.phases:
+            if step <= phase.steps:
+                return phase
+            step -= phase.steps
+        return self.phases[-1]
+
     @property
     def total(self) -> int:
         """Steps to its end."""
@@ -63,9 +72,18 @@ class Stopped(Exception):
     """Asked to stop; every member has a checkpoint."""
 
 
-def weights_of(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Parameters alone of a member's state."""
-    return {k[len("param/") :]: t for k, t in state.items() if k.startswith("param/")}
+def weights_of(state: Mapping[str, Tensor], optim: Optimizer | None = None) -> dict[str, Tensor]:
+    """What is kept of a member's state: the parameters, as its optimizer would have them
+    evaluated (None: as they are trained)."""
+    params = {k[len("param/") :]: t for k, t in state.items() if k.startswith("param/")}
+    if optim is None:
+        return params
+    held: dict[str, dict[str, Tensor]] = {}
+    for k, t in state.items():
+        if k.startswith("optim/"):
+            _, name, path = k.split("/", 2)
+            held.setdefault(name, {})[path] = t
+    return dict(optim.weights(params, held))
 
 
 def member(data: Mapping[str, Any], trial: str, name: str, until: int | None = None) -> Member:

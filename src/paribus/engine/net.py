@@ -17,6 +17,7 @@ from paribus.errors import Refused, SpecError
 from paribus.nn import flex, short
 from paribus.nn.dropout import Dropout
 from paribus.nn.initialise import initialise
+from paribus.nn.inside import Tap
 from paribus.nn.places import Ready
 from paribus.nn.transformer import Transformer
 from paribus.spec import External, Model, Spec
@@ -45,6 +46,7 @@ class Net:
         assert isinstance(model, Model)
         self.specs, self.device = list(specs), device
         self.core = Transformer(model)
+        kernel = kernel if spec.kernel == "auto" else spec.kernel
         if kernel == "auto":
             # In rows shorter than a block there is nothing that flex could leave out.
             length = spec.task.io().length or flex.BLOCK + 1
@@ -54,7 +56,17 @@ class Net:
             kernel = "flex" if able else "short" if few else "sdpa"
         # Dropout of attention probabilities, and a position that replaces the scores, have the
         # reference kernel alone; the record says so.
-        self.kernel = "reference" if model.attn_dropout or self.core.replaced else kernel
+        only = model.attn_dropout or self.core.replaced
+        if only and spec.kernel not in ("auto", "reference"):
+            raise Refused(
+                f"kernel {spec.kernel}: dropout of attention probabilities and parts that replace "
+                "the scores have the reference kernel alone; leave kernel out"
+            )
+        self.kernel = "reference" if only else kernel
+        if model.mixer is not None:
+            self.kernel = "none"
+        if self.kernel == "flex" and self.core.looped:
+            raise Refused("kernel flex: rows are read in segments here; use the sdpa kernel")
         if self.kernel == "flex" and not self.core.plain:
             raise Refused(
                 "kernel flex: the position's bias has parameters, so it must be written out for "
@@ -67,6 +79,7 @@ class Net:
         self.trained: list[str] = self.freezing.trained
         self.compute = PRECISION[spec.precision]
         self.differs = any(s.model != model for s in specs)
+        self.core.stack = [s.model for s in specs] if self.differs else None  # type: ignore[misc]
         self._tables: dict[int, Any] = {}
 
     def lowered(self) -> list[str]:
@@ -90,6 +103,9 @@ class Net:
             draws: trials of equal number have read the same rows; None: each reads its own.
         """
         places = {k: v for k, v in batch.items() if k.startswith("pos.") or k == "valid"}
+        if self.core.looped and not places and not self.core.written:
+            master = torch.float64 if self.compute == torch.float64 else torch.float32
+            self.core.pieces(batch["inputs"].shape[2], batch["inputs"].device, master)
         if not (places or self.kernel == "flex") or not self.core.plain:
             return None
         E, B, T = batch["inputs"].shape[:3]
@@ -122,12 +138,13 @@ class Net:
         batch: Mapping[str, Tensor],
         drop: Dropout | None = None,
         ready: Ready | None = None,
+        tap: Tap | None = None,
     ) -> Tensor:
         """Outputs [E,B,T,V] ([E,B,T,C] of classes, [E,B,T] of a scalar) of a stacked batch."""
         inputs = batch["inputs"]
         if ready is not None:
             return self.core.forward(
-                p, inputs, drop=drop, kernel=self.kernel, dtype=self.compute, ready=ready
+                p, inputs, drop=drop, kernel=self.kernel, dtype=self.compute, ready=ready, tap=tap
             )
         coordinates = {k[4:]: v for k, v in batch.items() if k.startswith("pos.")}
         return self.core.forward(
@@ -139,13 +156,14 @@ class Net:
             drop=drop,
             kernel=self.kernel,
             dtype=self.compute,
+            tap=tap,
         )
 
     def _own_tables(
         self, p: Mapping[str, Tensor], length: int, coordinates: Mapping[str, Tensor]
     ) -> Mapping[str, Tensor] | None:
         """Tables of a stack whose positions differ in numbers; None leaves them to the model."""
-        if not self.differs:
+        if not self.differs or self.core.looped:
             return None
         models: list[Any] = [s.model for s in self.specs]
         master = next(iter(p.values())).dtype

@@ -153,6 +153,17 @@ def _resolve(phases: Sequence[Phase], steps: Sequence[int]) -> None:
         p.spec.task.fingerprints()
         for i in range(65):
             p.spec.schedule.factor(i * (total - 1) // 64, total)
+        _look(p.spec.schedule)
+
+
+def _look(part: Any) -> None:
+    """What a schedule that looks at losses reads at a look, which two steps need not reach."""
+    if type(part).adapts and part.every:
+        part.decisions([1.0])
+        if part.on == "train":
+            part.mean([1.0])
+        else:
+            part.examples  # noqa: B018
 
 
 def _round_trip(m: Member) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -17,8 +18,9 @@ from paribus.engine.heads import attention
 from paribus.engine.net import PRECISION, ExternalNet, make_net
 from paribus.engine.settings import Settings, describe
 from paribus.engine.totals import measured
-from paribus.errors import SpecError
+from paribus.errors import Refused, SpecError
 from paribus.nn import spans
+from paribus.nn.inside import Tap
 from paribus.nn.questions import Question, Scored, cropped
 from paribus.reach import reach
 from paribus.readers import Answers, Reader, Rows
@@ -41,29 +43,56 @@ class Trained(Reader):
     """
 
     def __init__(
-        self, params: Mapping[str, Tensor], spec: Spec, data: Data, settings: Settings
+        self,
+        params: Mapping[str, Tensor],
+        spec: Spec,
+        data: Data,
+        settings: Settings,
+        split: str = "validation",
     ) -> None:
-        self.encoder = encoder_of(spec, data)
-        self.begin = self.encoder.eos if self.encoder.bos is None else self.encoder.bos
+        self._inside = params, spec, data.bind(split), settings.device
+        self._of = spec, data
         self.budget = BUDGET[settings.device.partition(":")[0]]
         self.spec, self.params, self.device = spec, params, settings.device
         self.net = net = make_net([spec], settings.device, "sdpa")
         self.kernel = net.kernel
         self.window, self.field, self.said, self.work = reach(spec.model, spec.task.io().length)
         self.reads: spans.Reads
-        if isinstance(net, ExternalNet):
+        if isinstance(spec.model, Model):
+            self.limit = spec.model.position.limit() if spec.model.position else None
+        if isinstance(net, ExternalNet) or not net.core.cached:
             self.reads = spans.Whole(
                 lambda ids: net(params, {"inputs": ids[None]})[0], settings.device
             )
         else:
-            assert isinstance(spec.model, Model)
-            self.limit = spec.model.position.limit() if spec.model.position else None
             self.reads = spans.Cached(net.core, params, PRECISION[spec.precision])
+
+    @cached_property
+    def encoder(self) -> Encoder:
+        return encoder_of(*self._of)
+
+    @cached_property
+    def begin(self) -> int | None:  # type: ignore[override]
+        """The token before a text, where there is one."""
+        return self.encoder.eos if self.encoder.bos is None else self.encoder.bos
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         before = [] if self.begin is None else [self.begin]
         found = self.encoder.encode([t.encode() for t in texts])
         return [before + np.asarray(ids).tolist() for ids in found]
+
+    def inside(self, rows: int) -> dict[str, np.ndarray[Any, Any]]:
+        """Name of a number -> its value in each layer, on the task's first rows (``nn.inside``)."""
+        params, spec, data, device = self._inside
+        net = make_net([spec], device, "sdpa")
+        if isinstance(net, ExternalNet):
+            raise Refused("probes.inside: an external model does not show its queries and keys")
+        source = spec.task.open(data, device)
+        batch = {k: t[None] for k, t in source.examples(0, min(rows, source.size)).items()}
+        tap = Tap()
+        with torch.inference_mode():
+            net(params, batch, ready=net.prepare(batch), tap=tap)
+        return {name: x_EL[0].cpu().numpy() for name, x_EL in tap.values().items()}
 
     def scores(self, questions: Sequence[Question]) -> list[list[Scored]]:
         cut = [[cropped(s, self.limit) for s in q] for q in questions]
@@ -142,7 +171,8 @@ def records(
     out = []
     for e, spec in enumerate(specs):
         own = {k: t[e : e + 1] for k, t in params.items()}
-        out.append(record(Trained(own, spec, data, settings), setting, probe, settings))
+        model = Trained(own, spec, data, settings, setting.split)
+        out.append(record(model, setting, probe, settings))
     return out
 
 

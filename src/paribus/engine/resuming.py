@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -44,9 +44,26 @@ def restore(trainer: Trainer) -> None:
         notes = s[1]
         trainer.past[e] = {c: list(arrays.unpack(v)) for c, v in notes["curves"].items()}
         trainer.checks[e] = list(notes["checks"])
+        trainer.watched[e] = dict(notes.get("watched", {}))
         trainer.continuity[e] = list(notes.get("continuity", ()))
         trainer.best[e] = {k: (v, s) for k, (v, s) in notes["best"].items()}
         trainer.tokens[e] = float(notes["tokens"])
     first = states[0]
     assert first is not None
     trainer.seconds = float(first[1]["seconds"])
+
+
+def snapshot(trainer: Trainer, e: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Everything of member ``e``: tensors without the trial axis, and notes."""
+    notes = {
+        "step": trainer.step,
+        "seconds": trainer.seconds,
+        "tokens": float(trainer.tokens[e]),
+        "parent": trainer.members[e].parent,
+        "best": {k: list(v) for k, v in trainer.best[e].items()},
+        "curves": {c: arrays.pack(v) for c, v in trainer.curve(e).items()},
+        "checks": trainer.checks[e],
+        "continuity": trainer.continuity[e],
+        **({"watched": trainer.watched[e]} if trainer.watched[e] else {}),
+    }
+    return checkpoint.member(trainer.net.freezing.saved(e, flat(trainer)), e), notes

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from paribus import arrays
+from paribus.engine.adaptive import decisions
 from paribus.engine.net import Net
 from paribus.engine.settings import describe
 
@@ -32,6 +33,7 @@ def summary_of(trainer: Trainer, e: int) -> dict[str, Any]:
         "curves": curve,
         "checks": trainer.checks[e],
         **({"continuity": trainer.continuity[e]} if trainer.continuity[e] else {}),
+        **({"decisions": made} if (made := decisions(trainer, e)) else {}),
         "parameters": trainer.net.freezing.audit(e, trainer.state),
         "engine": {
             "engine": trainer.engine,

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from paribus import arrays
 from paribus.contracts import Source
 from paribus.engine import checkpoint, packing, resuming
+from paribus.engine.adaptive import Adaptive
 from paribus.engine.budget import Budget, OutOfMemory, ran_out
 from paribus.engine.compiled import Either
 from paribus.engine.continuity import continuity
@@ -75,6 +75,8 @@ class Trainer:
         self.checks: list[list[dict[str, float]]] = [[] for _ in self.members]
         self.best: list[dict[str, tuple[float, int]]] = [{} for _ in self.members]
         self.continuity: list[list[dict[str, Any]]] = [[] for _ in self.members]
+        # What schedules that look at losses have seen: phase -> values in order.
+        self.watched: list[dict[str, list[float]]] = [{} for _ in self.members]
         self.scaler: dict[str, Tensor] = {}
         self.params: dict[str, Tensor] = {}
         self.state: dict[str, dict[str, Tensor]] = {}
@@ -108,6 +110,9 @@ class Trainer:
         elif self.phase == -1:
             resuming.restore(self)
         self.phase = index
+        self.adaptive = Adaptive(self)
+        if index and self.state and phases[0].optim != "keep" and self.step == self.first:
+            self.params = dict(every[index - 1].spec.optim.weights(self.params, self.state))
         for k, t in self.params.items():
             self.params[k] = t.detach().requires_grad_(k in self.net.trained)
         if not self.state or (phases[0].optim != "keep" and self.step == self.first):
@@ -131,7 +136,9 @@ class Trainer:
         able = not isinstance(self.net, ExternalNet)
         # Kernels of the flex kernel for any length are slower by half.
         shapes = False if self.net.kernel == "flex" else None
-        self.loss_of = Either(self._loss, self.settings, able=able, dynamic=shapes)
+        # Of segments one after another each would be compiled anew: minutes, for little.
+        whole = able and not self.net.core.looped  # type: ignore[union-attr]
+        self.loss_of = Either(self._loss, self.settings, able=whole, dynamic=shapes)
         if spec.precision == "fp16" and not self.scaler:
             self.scaler = {
                 "scale": torch.full((self.e,), 2.0**15, device=self.settings.device),
@@ -156,9 +163,8 @@ class Trainer:
         else:
             self.update = Update(*given)
         gpu = self.settings.device.startswith("cuda")
-        self.recorded = (
-            Recorded(self._on_device) if fused and one and gpu and not self._drops() else None
-        )
+        alone = fused and whole and one and not self._drops()
+        self.recorded = Recorded(self._on_device) if alone and gpu else None
         self._open, self._placed = None, {}
         self._whole = True
         if self.step == self.first:
@@ -179,6 +185,10 @@ class Trainer:
             seed = m.seed if index == 0 else key(m.seed, "phase", index) % 2**63
             out.append((opened[task], seed))
         return out
+
+    def weights(self) -> Mapping[str, Tensor]:
+        """What of the parameters is evaluated."""
+        return self.specs[0].optim.weights(self.params, self.state)
 
     def _trained(self) -> dict[str, Tensor]:
         return {k: self.params[k] for k in self.net.trained}
@@ -312,7 +322,7 @@ class Trainer:
     def _advance(self) -> None:
         local = self.step - self.first
         self._read.zero_()
-        factors = [s.schedule.factor(local, s.steps or 1) for s in self.specs]
+        factors = self.adaptive.factors(local)
         done, counts_E = self._stepped(local, factors)
         self.curves["loss"].append(done.loss.double())
         lr_E = [
@@ -398,6 +408,7 @@ class Trainer:
 
     def _after_step(self) -> None:
         self._scale_up()
+        self.adaptive.look()
         evaluates = self.hooks.evaluate is not None
         evaluates = evaluates and any(self.step % n == 0 for n in self.hooks.every)
         if evaluates:
@@ -447,17 +458,7 @@ class Trainer:
 
     def snapshot(self, e: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Everything of member ``e``: tensors without the trial axis, and notes."""
-        notes = {
-            "step": self.step,
-            "seconds": self.seconds,
-            "tokens": float(self.tokens[e]),
-            "parent": self.members[e].parent,
-            "best": {k: list(v) for k, v in self.best[e].items()},
-            "curves": {c: arrays.pack(v) for c, v in self.curve(e).items()},
-            "checks": self.checks[e],
-            "continuity": self.continuity[e],
-        }
-        return checkpoint.member(self.net.freezing.saved(e, resuming.flat(self)), e), notes
+        return resuming.snapshot(self, e)
 
     def save(self) -> None:
         """Seal a checkpoint of every live member, then retire the older ones.  A member whose

@@ -245,7 +245,11 @@ def _finish(w: Worker, trainer: Trainer, group: list[Member]) -> None:
             if trunk or "state" in kept:
                 trainer.save()
                 keep = 1
-            weights = None if trunk else checkpoint.weights(weights_of(m.state[0]))
+            weights = (
+                None
+                if trunk
+                else checkpoint.weights(weights_of(m.state[0], m.phases[-1].spec.optim))
+            )
             extra = {} if trunk else _best(w, trainer, e, m.attempt, info)
             w.write(partial(m.attempt.finish, weights, info, keep=keep, extra=extra))
             w.say(event="end", trial=m.trial, name=m.name, state="done")
@@ -277,7 +281,8 @@ def _best(
             w.log(attempt, f"the best step of {name}, {step}, is gone")
             continue
         file = f"best-{re.sub(r'[^A-Za-z0-9]+', '-', name)}.safetensors"
-        out[file] = checkpoint.weights(weights_of(checkpoint.decode(found.files)[0]))
+        state, optim = checkpoint.decode(found.files)[0], trainer.members[e].at(step).spec.optim
+        out[file] = checkpoint.weights(weights_of(state, optim))
         info["best"][name] = {"value": value, "step": step, "file": file}
     return out
 

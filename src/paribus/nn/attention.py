@@ -7,6 +7,8 @@ h is either its capital or 1.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -14,12 +16,20 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from paribus.errors import Refused
-from paribus.nn import flex, short
+from paribus.nn import flex, short, xformers
 
 if TYPE_CHECKING:
     from paribus.nn.dropout import Dropout
 
 KERNELS = ("reference", "sdpa", "flex", "short")
+# Kernels that are chosen by hand alone: torch's own by name, and xformers'.
+BACKENDS = {
+    "sdpa-math": "MATH",
+    "sdpa-flash": "FLASH_ATTENTION",
+    "sdpa-efficient": "EFFICIENT_ATTENTION",
+    "sdpa-cudnn": "CUDNN_ATTENTION",
+}
+CHOSEN = (*BACKENDS, "xformers")
 
 
 class Pattern(NamedTuple):
@@ -99,14 +109,14 @@ def attend(
 ) -> Tensor:
     """o_EBHTd.  Softmax statistics are fp32 at least on every kernel; what the short kernel cannot
     do, torch's does."""
-    if kernel not in KERNELS:
-        raise Refused(f"no attention kernel {kernel!r}; there are: {', '.join(KERNELS)}")
+    if kernel not in KERNELS + CHOSEN:
+        raise Refused(f"no attention kernel {kernel!r}; there are: {', '.join(KERNELS + CHOSEN)}")
     dropping = dropout > 0 and drop is not None
     if dropping and kernel != "reference":
         raise Refused("dropout of attention probabilities needs the reference kernel")
     H, G = q_EBHTd.shape[2], k_EBGSd.shape[2]
     if G != H:
-        k_EBGSd, v_EBGSd = (_repeat(x, H // G) for x in (k_EBGSd, v_EBGSd))
+        k_EBGSd, v_EBGSd = (repeated(x, H // G) for x in (k_EBGSd, v_EBGSd))
     if at.scores is not None and kernel != "reference":
         raise Refused("a position that replaces the scores needs the reference kernel")
     if at.block is not None:
@@ -118,25 +128,18 @@ def attend(
             q_EBHTd, k_EBGSd, v_EBGSd, causal=at.causal, mask=at.mask, bias=at.bias, scale=scale
         )
     else:
-        o = _sdpa(q_EBHTd, k_EBGSd, v_EBGSd, at, scale)
+        o = _sdpa(q_EBHTd, k_EBGSd, v_EBGSd, at, scale, kernel)
     return o if at.dead is None else o.masked_fill(at.dead, 0.0)
 
 
-def _repeat(x_EBGSd: Tensor, times: int) -> Tensor:
+def repeated(x_EBGSd: Tensor, times: int) -> Tensor:
+    """Key heads as often as query heads read them [E,B,G·times,S,d]."""
     E, B, G, S, d = x_EBGSd.shape
     return x_EBGSd.unsqueeze(3).expand(E, B, G, times, S, d).reshape(E, B, G * times, S, d)
 
 
-def _reference(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    at: Pattern,
-    scale: float,
-    dropout: float,
-    drop: Dropout | None,
-    site: int,
-) -> Tensor:
+def logits(q: Tensor, k: Tensor, at: Pattern, scale: float) -> Tensor:
+    """s_EBHTS as the softmax of the reference kernel takes them, in fp32 at least."""
     at_least = torch.promote_types(q.dtype, torch.float32)
     if at.scores is not None:
         s_EBHTS = at.scores(q, k, scale, at.mask).to(at_least)
@@ -150,26 +153,60 @@ def _reference(
         s_EBHTS = s_EBHTS.masked_fill(~keep, float("-inf"))
     elif at.mask is not None:
         s_EBHTS = s_EBHTS.masked_fill(~at.mask, float("-inf"))
-    p_EBHTS = s_EBHTS.softmax(-1)
+    return s_EBHTS
+
+
+def _reference(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    at: Pattern,
+    scale: float,
+    dropout: float,
+    drop: Dropout | None,
+    site: int,
+) -> Tensor:
+    p_EBHTS = logits(q, k, at, scale).softmax(-1)
     if dropout and drop is not None:
         p_EBHTS = drop.apply(p_EBHTS, dropout, site)
     return p_EBHTS.to(v.dtype) @ v
 
 
-def _sdpa(q: Tensor, k: Tensor, v: Tensor, at: Pattern, scale: float) -> Tensor:
+def _sdpa(
+    q: Tensor, k: Tensor, v: Tensor, at: Pattern, scale: float, kernel: str = "sdpa"
+) -> Tensor:
     E, B = q.shape[:2]
     given = at.mask if at.bias is None else at.bias.to(q.dtype)
     if given is not None:
         given = _fold(given, E, B)
-    o = F.scaled_dot_product_attention(
-        q.flatten(0, 1),
-        k.flatten(0, 1),
-        v.flatten(0, 1),
-        attn_mask=given,
-        is_causal=at.causal,
-        scale=scale,
-    )
+    q, k, v = q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1)
+    if kernel == "xformers":
+        return xformers.attend(q, k, v, given, at.causal, scale).unflatten(0, (E, B))
+    with _chosen(kernel):
+        o = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=given, is_causal=at.causal, scale=scale
+        )
     return o.unflatten(0, (E, B))
+
+
+@contextmanager
+def _chosen(kernel: str) -> Iterator[None]:
+    """That one of torch's fused kernels, or a refusal."""
+    if kernel not in BACKENDS:
+        yield
+        return
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    try:
+        with sdpa_kernel(getattr(SDPBackend, BACKENDS[kernel])):
+            yield
+    except RuntimeError as error:
+        if "kernel" not in str(error).lower():
+            raise
+        raise Refused(
+            f"kernel {kernel}: torch has none for this device, precision or mask; use the sdpa "
+            "kernel, which takes one that it has"
+        ) from None
 
 
 def _fold(x: Tensor, E: int, B: int) -> Tensor:

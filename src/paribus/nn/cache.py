@@ -34,6 +34,7 @@ class Cache:
         self._shape = (trials, rows, dims.kv_heads, capacity, dims.head_dim)
         self._keys: list[Tensor | None] = [None] * dims.layers
         self._values: list[Tensor | None] = [None] * dims.layers
+        self._states: list[Tensor | None] = [None] * dims.layers
         self._seen: dict[str, Tensor] = {}
 
     def see(self, q: View, valid_EBT: Tensor | None) -> tuple[View, Tensor | None]:
@@ -65,6 +66,13 @@ class Cache:
             out.append(buffer[..., :S, :])
         return out[0], out[1]
 
+    def state(self, layer: int) -> Tensor | None:
+        """A mixer's state after the tokens so far; None: there were none."""
+        return self._states[layer]
+
+    def remember(self, layer: int, state: Tensor) -> None:
+        self._states[layer] = state
+
     def pad(self, valid_EBS: Tensor) -> None:
         """Say afterwards which of the tokens so far are padding (at the end, so that none of the
         others has read them): later tokens do not read them."""
@@ -86,6 +94,7 @@ class Cache:
             return made
 
         out._keys, out._values = taken(self._keys), taken(self._values)
+        out._states = [None if s is None else s[:, of_B] for s in self._states]
         return out
 
     def advance(self, T: int) -> None:
@@ -94,8 +103,8 @@ class Cache:
 
     @property
     def bytes(self) -> int:
-        """What keys and values take, those of tokens to come included."""
-        held = [x for x in (*self._keys, *self._values) if x is not None]
+        """What keys and values take, those of tokens to come included, and states."""
+        held = [x for x in (*self._keys, *self._values, *self._states) if x is not None]
         return sum(x.numel() * x.element_size() for x in held)
 
 

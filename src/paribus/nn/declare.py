@@ -3,8 +3,10 @@
 embed.tokens [V,D]                     or read_in.weight [D,n], read_in.bias [D]
 position.<name>                        blocks.<i>.position.<name> where the part is per layer
 embed_norm.<name>
+memory.<name>
 blocks.<i>.norm1.<name>                blocks.<i>.norm2.<name>
 blocks.<i>.attn.{q,k,v,o} [out,in]     .{q,k,v,o}_bias [out], .q_norm.<name>, .k_norm.<name>
+blocks.<i>.attn.mixer.<name>
 blocks.<i>.mlp.<name>
 final_norm.<name>
 head [V,D] (untied)                    or read_out.weight [1,D], read_out.bias [1]; [C,D] and [C]
@@ -54,6 +56,8 @@ def declare(model: Model) -> dict[str, P]:
 
     if model.embed_norm is not None:
         add("embed_norm", model.embed_norm.params(D))
+    if model.memory is not None:
+        add("memory", model.memory.params(d))
     position = model.position
     if position is not None and not position.per_layer:
         add("position", position.params(d))
@@ -67,6 +71,8 @@ def declare(model: Model) -> dict[str, P]:
             add(f"{block}.attn.q_norm", model.q_norm.params(d.head_dim))
         if model.k_norm is not None:
             add(f"{block}.attn.k_norm", model.k_norm.params(d.head_dim))
+        if model.mixer is not None:
+            add(f"{block}.attn.mixer", model.mixer.params(d))
         if position is not None and position.per_layer:
             add(f"{block}.position", position.params(d))
         linear(f"{block}.attn.o", D, queries, "o", model.attn_bias, "_")
@@ -85,7 +91,7 @@ def declare(model: Model) -> dict[str, P]:
 def group(path: str) -> str:
     """The group of a path: embedding, position, attention, mlp, norm or head."""
     names = path.split(".")
-    if names[0] in ("embed", "read_in"):
+    if names[0] in ("embed", "read_in", "memory"):
         return "embedding"
     if names[0] in ("head", "read_out"):
         return "head"

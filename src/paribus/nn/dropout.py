@@ -46,6 +46,10 @@ class Dropout:
         bits = [rng.key(seed, "dropout") & ((1 << 63) - 1) for seed in seeds]
         return torch.tensor(bits, dtype=torch.int64, device=device)
 
+    def part(self, number: int) -> Dropout:
+        """Of the n-th part of rows that are read in parts, each with places from 0."""
+        return Dropout(_mix(self.keys_E + (number + 1)), self.step, self.first_row)
+
     def keep(self, shape: torch.Size, p: float, site: int) -> Tensor:
         """Mask [E,B,…] of what stays."""
         device = self.keys_E.device

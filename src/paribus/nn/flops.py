@@ -28,16 +28,32 @@ def forward(model: Model, length: int) -> dict[str, float]:
     """Operations per token of a forward pass over rows of ``length``, by group, and ``total``."""
     model = numbers(model)
     d = model.dims()
-    assert model.mask is not None
     out = dict.fromkeys(("embedding", "attention", "scores", "mlp", "head"), 0.0)
     for path, p in declare(model).items():
         if p.role not in LOOKED_UP and len(p.shape) > 1:
             out[group(path)] = out.get(group(path), 0.0) + 2.0 * prod(p.shape)
     if model.tied and model.read_out == "lm" and model.read_in == "tokens":
         out["head"] += 2.0 * d.vocab * d.width
-    # q·k and p·v, each 2 · d operations for each head and key.
-    out["scores"] = 4.0 * d.layers * d.heads * d.head_dim * model.mask.mean_keys(length)
+    out["attention"] *= (times := _times(model, length))
+    out["mlp"] *= times
+    out["scores"] = 2.0 * d.layers * _scores(model, length)
     return {**out, "total": sum(out.values())}
+
+
+def _scores(model: Model, length: int) -> float:
+    """Operations a token and layer of one of q·k and p·v, 2 · d for each head and key that is read;
+    of a mixer half of what it does."""
+    d = model.dims()
+    if model.mixer is not None:
+        return model.mixer.flops(d) / 2
+    assert model.mask is not None
+    read = model.mask if model.memory is None else model.memory
+    return 2.0 * d.heads * d.head_dim * read.mean_keys(length)
+
+
+def _times(model: Model, length: int) -> float:
+    """Tokens that go through the blocks for each token of a row."""
+    return 1.0 if model.memory is None else model.memory.passed(length)
 
 
 def training(model: Model, length: int, freeze: Sequence[str] = ()) -> float:
@@ -54,19 +70,19 @@ def backward(model: Model, length: int, freeze: Sequence[str] = ()) -> float:
     """Operations per token of a backward pass over rows of ``length`` of a model alone.  In a stack
     that freezes different things, weights that any of its trials trains have their gradients."""
     model = numbers(model)
-    assert model.mask is not None
     declared = declare(model)
     walk = _Backward(declared, {k for k in declared if not is_frozen(k, freeze)})
     d, position = model.dims(), model.position
-    half = 2.0 * d.heads * d.head_dim * model.mask.mean_keys(length)  # one of q·k and p·v
+    half = _scores(model, length)
     rotated = position is not None and position.rotate is not None
     biased = position is not None and position.bias is not None
 
     walk.product("read_in.weight", False)
     # Whether the residual stream needs a gradient: something below it is trained.
-    need = walk.any("embed", "read_in")
+    need = walk.any("embed", "read_in", "memory")
     if position is not None and position.embed is not None:
         need |= walk.any("position")
+    walk.times = _times(model, length)
     for i in range(d.layers):
         block = f"blocks.{i}"
         attn, own = f"{block}.attn", ("position", f"{block}.position")
@@ -79,6 +95,9 @@ def backward(model: Model, length: int, freeze: Sequence[str] = ()) -> float:
         )
         for w in "qkv":
             walk.product(f"{attn}.{w}", given)
+        for path in declared:
+            if path.startswith(f"{attn}.mixer."):
+                walk.product(path, given)
         scores = q or k or (biased and walk.any(*own))
         walk.total += half * (q + k + v + scores)
         walk.product(f"{attn}.o", scores or v)
@@ -90,6 +109,7 @@ def backward(model: Model, length: int, freeze: Sequence[str] = ()) -> float:
         for path in mlp:
             walk.product(path, hidden if path == last else given)
         need |= hidden or walk.any(*mlp)
+    walk.times = 1.0
     given = need or walk.any("final_norm")
     tied = "head" not in declared and model.read_out == "lm"
     walk.product("embed.tokens" if tied else "head", given, map_too=tied)
@@ -102,6 +122,7 @@ class _Backward:
 
     def __init__(self, declared: dict[str, P], trained: Collection[str]) -> None:
         self.declared, self.trained, self.total = declared, trained, 0.0
+        self.times = 1.0  # tokens for each token of a row
 
     def any(self, *places: str) -> bool:
         """Whether something at or under one of these paths is trained."""
@@ -115,7 +136,7 @@ class _Backward:
         p = self.declared.get(path)
         if p is None or len(p.shape) < 2 or (p.role in LOOKED_UP and not map_too):
             return
-        self.total += 2.0 * prod(p.shape) * ((path in self.trained) + given)
+        self.total += 2.0 * self.times * prod(p.shape) * ((path in self.trained) + given)
 
 
 class Memory(TypedDict):
@@ -170,6 +191,7 @@ def memory(
     position = model.position
     learned = position is not None and position.bias is not None and bool(position.params(d))
     replaced = position is not None and position.scores is not None
+    replaced = replaced or (model.memory is not None and model.memory.scores is not None)
     block = m * 6 * d.width + c * (6 * h + 2 * into * F)
     block += c * 2 * d.width if c != m else 0
     block += m * (8 if replaced else 2) * d.heads * length if learned or replaced else 0

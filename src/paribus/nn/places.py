@@ -20,6 +20,7 @@ from paribus.nn import flex
 from paribus.nn.attention import Pattern, alike, pattern, settle
 from paribus.nn.declare import declare, numbers
 from paribus.nn.needed import needed
+from paribus.sequence import Memory
 from paribus.spec import Model
 
 if TYPE_CHECKING:
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
 
 Params = Mapping[str, Tensor]
 # What is kept of plain tokens from one call to the next, in entries; patterns can be large.
-REMEMBERED = {"view": 8, "tables": 8, "patterns": 2}
+REMEMBERED = {"view": 8, "tables": 8, "patterns": 2, "segments": 2}
+CUT = "cut"  # among the coordinates of keys: 1 where a key stands for the second time
 QUERIES = "logit_scale"  # among the tables: the factor of each query's logits
 
 
@@ -70,6 +72,17 @@ class Places:
         self._per_layer = position is not None and position.per_layer
         self._learned = position is not None and bool(position.params(self.dims))
         self._replaced = position is not None and position.scores is not None
+        memory = model.memory
+        # What the memory alone says: which keys are there, which of them are read, and whether
+        # segments follow each other.
+        self._limited = memory is not None and type(memory).allowed is not Memory.allowed
+        self._retrieves = memory is not None and memory.scores is not None
+        cut = memory is not None and memory.through is not None
+        self.looped = (cut and self._retrieves) or (memory is not None and bool(memory.tokens))
+        # Each key stands twice in one masked pass: for queries that gradients flow to it from, and
+        # as a number for those behind a cut.
+        self.parted = cut and not self.looped
+        self.stack: Sequence[Model] | None = None  # models of the stack, where positions differ
         self._refuse_differing_layers()
 
     def _refuse_differing_layers(self) -> None:
@@ -164,6 +177,8 @@ class Places:
 
     def _promised(self, T: int, S: int) -> Pattern | None:
         """A pattern of tokens in order that needs no mask, by the mask's own promise."""
+        if self._limited:
+            return None
         if self.mask.sdpa == "full":
             return Pattern()
         if self.mask.sdpa == "causal" and (T == S or T == 1):  # the newest token reads all
@@ -223,7 +238,11 @@ class Places:
             mask = self._allowed(layer, q_view, k_view)
             if valid_EBS is not None:
                 mask = mask & valid_EBS[:, :, None, None, :]
-            return pattern(mask, bias)
+            made = pattern(mask, bias)
+            if self._retrieves:
+                scores = _retrieved(self.model.memory, mask, q_view, k_view)
+                made = made._replace(scores=scores)
+            return made
 
         def settled() -> tuple[Params, list[Pattern]]:
             out: list[Pattern] = []
@@ -238,6 +257,12 @@ class Places:
 
     def _allowed(self, layer: int, q: View, k: View) -> Tensor:
         keep = self.mask.allowed(layer, q, k)
+        if self._limited:
+            keep = keep & self.model.memory.allowed(q, k)  # type: ignore[union-attr]
+        if CUT in k.coordinates:
+            memory: Any = self.model.memory
+            n = memory.segment * memory.through
+            keep = keep & ((q.index // n == k.index // n) == (k.coordinates[CUT] == 0))
         return keep & (q.row == k.row) if "row" in q.coordinates else keep
 
     def seen(self, T: int, given: Params) -> list[Tensor]:
@@ -258,17 +283,31 @@ class Places:
     @property
     def plain(self) -> bool:
         """Whether patterns hold no parameters, so that they can be made before a pass."""
-        return not (self._replaced or (self._biased and self._learned))
+        if self.looped or self.model.mixer is not None:
+            return False  # nor is one pattern that of all tokens
+        return not (self.replaced or self.written)
+
+    @property
+    def written(self) -> bool:
+        """Whether a learned bias is written out in each pass."""
+        return self._biased and self._learned
 
     @property
     def replaced(self) -> bool:
-        """Whether the position replaces the scores, which the reference kernel alone lets it do."""
-        return self._replaced
+        """Whether a part replaces the scores, which the reference kernel alone lets it do."""
+        return self._replaced or self._retrieves
+
+    @property
+    def cached(self) -> bool:
+        """Whether tokens can be read on, behind keys and values of earlier ones, and padding among
+        these be said afterwards."""
+        memory = self.model.memory
+        return self.model.mixer is None and not (memory is not None and memory.tokens)
 
     @property
     def promised(self) -> bool:
         """Whether the fused kernel can build the mask of plain tokens itself."""
-        return self.mask.sdpa is not None
+        return self.mask.sdpa is not None and not self._limited
 
     def ready(
         self,
@@ -302,18 +341,22 @@ class Places:
                 of = torch.tensor(draws, device=device)
                 q = q.map(lambda c: c[of] if c.shape[0] > 1 else c)
                 valid_EBT = None if valid_EBT is None else valid_EBT[of]
-            reads = [*map(settle, self.patterns({}, tables, q, q, valid_EBT, given, keep=False))]
-            found = needed(reads, T, q.index.device) if last and not self._by_token() else None
+            k, valid_EBS = self._keys(q, valid_EBT)
+            reads = [*map(settle, self.patterns({}, tables, q, k, valid_EBS, given, keep=False))]
+            fewer = last and not self._by_token() and not self.parted
+            found = needed(reads, T, q.index.device) if fewer else None
             return Ready(tables, reads) if found is None else Ready(tables, *found)
         view = q if valid_EBT is None else View({**q.coordinates, "valid": valid_EBT.bool()})
         of = torch.tensor(range(E) if draws is None else draws, device=device)
-        rows = flex.Rows(view, E, B, of, plain="index" not in given)
+        rows = keys = flex.Rows(view, E, B, of, plain="index" not in given)
+        if self.parted:
+            keys = flex.Rows(_twice(view), E, B, of)
 
         def make(layer: int) -> Pattern:
             allowed = functools.partial(self._allowed, layer)
             return Pattern(
-                block=flex.block_mask(allowed, rows, rows),
-                score=self._score(tables, rows) if self._biased else None,
+                block=flex.block_mask(allowed, rows, keys),
+                score=self._score(tables, rows, keys) if self._biased else None,
             )
 
         return Ready(tables, self._each(make))
@@ -325,14 +368,20 @@ class Places:
         turns = turns or m.logit_scale.queries is not None
         return turns or bool(m.dropout or m.embed_dropout or m.attn_dropout)
 
-    def _score(self, tables: Params, rows: flex.Rows) -> Callable[..., Tensor]:
+    def _keys(self, q: View, valid_EBT: Tensor | None) -> tuple[View, Tensor | None]:
+        """Coordinates and validity of the keys of a pass without a cache."""
+        if not self.parted:
+            return q, valid_EBT
+        return _twice(q), None if valid_EBT is None else torch.cat([valid_EBT, valid_EBT], -1)
+
+    def _score(self, tables: Params, rows: flex.Rows, keys: flex.Rows) -> Callable[..., Tensor]:
         """The bias without parameters as the flex kernel wants it, one pair of tokens at a time."""
         E = max((x.shape[0] for x in tables.values()), default=1)
         bias = self.model.position.bias  # type: ignore[union-attr]
 
         def score(s: Tensor, b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
             e = b // rows.B % E
-            return s + bias(tables, {}, e, h, rows.at(b, i), rows.at(b, j)).to(s.dtype)
+            return s + bias(tables, {}, e, h, rows.at(b, i), keys.at(b, j)).to(s.dtype)
 
         return score
 
@@ -360,10 +409,23 @@ class Places:
         else:
             q = self.view(T, start=start, device=device, given=given)
             tables = self.tables(q, dtype=master) if tables is None else tables
-        k = q
         if cache is not None:
             k, valid_EBS = cache.see(q, valid_EBS)
+        else:
+            k, valid_EBS = self._keys(q, valid_EBS)
+        if self.model.mixer is not None:
+            return Ready(tables, [Pattern()] * self.dims.layers)
         return Ready(tables, self.patterns(p, tables, q, k, valid_EBS, given, keep=cache is None))
+
+
+def _retrieved(memory: Any, allowed: Tensor, q: View, k: View) -> Callable[..., Tensor]:
+    """What makes scores of those keys that a memory retrieves."""
+
+    def scores(q_EBHTd: Tensor, k_EBHSd: Tensor, scale: float, _: Tensor | None) -> Tensor:
+        found: Tensor = memory.scores(q_EBHTd, k_EBHSd, scale, allowed, q, k)
+        return found
+
+    return scores
 
 
 def _of_places(model: Model) -> tuple[Any, Any]:
@@ -379,6 +441,13 @@ def _exact(c: Tensor) -> Tensor:
     if c.dtype in (torch.bfloat16, torch.float16):
         raise SpecError(f"coordinates in {c.dtype} do not tell places apart; give whole numbers")
     return (c.cpu() if c.device.type == "mps" else c).double()
+
+
+def _twice(view: View) -> View:
+    """The coordinates of keys that stand twice."""
+    both = view.map(lambda c: torch.cat([c, c], -1)).coordinates
+    index = view.index
+    return View({**both, CUT: torch.cat([torch.zeros_like(index), torch.ones_like(index)], -1)})
 
 
 def _once(c: Tensor) -> Tensor:

@@ -5,11 +5,12 @@ heads, d head size, V vocabulary, C classes, n numbers of an input vector.  A lo
 1 or its capital.
 
     x = embed(tokens)                     normed where the model says so (+ position)
-    x = x + o(attention(norm1(x)))        for each block; q and k normed, then rotated
+    x = x + o(attention(norm1(x)))        for each block; q and k normed, then rotated; or a mixer
     x = x + mlp(norm2(x))
     logits = head(final_norm(x))          capped where the model says so
 
-What plugs in (position, mask, norms, mlp, logit scale) are parts; this file knows none by name.
+What plugs in (position, mask, memory, mixer, norms, mlp, logit scale) are parts; this file knows
+none by name.
 
 Precision: parameters are cast to the compute dtype where they are used, by ``linear.cast`` alone.
 The residual stream, norms, rotations, softmax statistics and the returned logits are fp32 at least.
@@ -17,18 +18,36 @@ The residual stream, norms, rotations, softmax statistics and the returned logit
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from paribus.contracts import View
-from paribus.nn.attention import Pattern, attend
+from paribus.errors import Refused
+from paribus.nn import segments
+from paribus.nn.attention import Pattern, attend, repeated
 from paribus.nn.cache import Cache
 from paribus.nn.dropout import Dropout
+from paribus.nn.inside import Tap
 from paribus.nn.linear import cast, embed, linear
 from paribus.nn.places import QUERIES, Params, Places, Ready
+from paribus.nn.segments import Held
+from paribus.parts import describe
 from paribus.spec import Model
+
+
+class Pass(NamedTuple):
+    """What all layers of a pass share; as of ``forward``."""
+
+    tables: Params
+    cache: Cache | Held | None
+    drop: Dropout | None
+    kernel: str
+    dtype: torch.dtype | None
+    tap: Tap | None
+    valid: Tensor | None = None  # for mixers; patterns of attention hold it
 
 
 class Transformer(Places):
@@ -67,6 +86,7 @@ class Transformer(Places):
         dtype: torch.dtype | None = None,
         ready: Ready | None = None,
         outputs: bool = True,
+        tap: Tap | None = None,
     ) -> Tensor:
         """Logits [E,B,T,V], [E,B,T,C] of classes or [E,B,T] of a scalar read-out, at every token;
         where ``ready`` leaves tokens out, of those that leave the last layer.
@@ -85,31 +105,89 @@ class Transformer(Places):
             dtype: compute dtype; None: that of the parameters.
             outputs: false: the cache is filled, and nothing comes out (T = 0).
             ready: from ``ready``; then view, tables and validity are not looked at.
+            tap: looks at queries, keys and logits of every layer; not of the flex kernel.
         """
         model = self.model
         kernel = kernel or ("reference" if self.replaced else "sdpa")
+        if cache is not None and self.model.memory is not None and self.model.memory.tokens:
+            raise Refused(
+                f"{describe(self.model.memory)} reads whole segments, and a cache hands on single "
+                "tokens; give the whole row, without a cache"
+            )
+        if self.looped and cache is None:
+            x = self._segments(p, inputs, view, valid_EBT, Pass({}, None, drop, kernel, dtype, tap))
+            return self._read_out(p, self.normed(p, x), dtype)
         if ready is None:
             ready = self._places(p, inputs, view, tables, valid_EBT, cache)
         tables, reads, go = ready
         go = go or [None] * (model.layers + 1)
+        now = Pass(tables, cache, drop, kernel, dtype, tap, _validity(view, valid_EBT))
         x = _those(self._read_in(p, inputs, tables, dtype), go[0])
         if drop is not None:
             x = drop.apply(x, model.embed_dropout, 0)
-        for i in range(model.layers):
-            h = self._norm(p, f"blocks.{i}.norm1", model.norm, x)
-            h = self._attention(p, i, h, go[i + 1], reads[i], tables, cache, drop, kernel, dtype)
-            x = _those(x, go[i + 1])
-            x = x + (h if drop is None else drop.apply(h, model.dropout, 3 * i + 1))
-            h = self._norm(p, f"blocks.{i}.norm2", model.norm, x)
-            weights = {n: cast(w, dtype) for n, w in self._own(p, f"blocks.{i}.mlp").items()}
-            h = model.mlp.forward(weights, cast(h, dtype))
-            x = x + (h if drop is None else drop.apply(h, model.dropout, 3 * i + 2))
+        x = self.blocks(p, x, reads, go, now)
         if cache is not None:
             cache.advance(inputs.shape[2])
         x = x if outputs else x[:, :, :0]
-        return self._read_out(p, self._norm(p, "final_norm", model.norm, x), dtype)
+        return self._read_out(p, self.normed(p, x), dtype)
 
     __call__ = forward
+
+    def _segments(
+        self, p: Params, inputs: Tensor, view: View | None, valid_EBT: Tensor | None, now: Pass
+    ) -> Tensor:
+        """What leaves the last block of rows that are read in segments."""
+        T, device = inputs.shape[2], inputs.device
+        given = {} if view is None else dict(view.coordinates)
+        valid = _validity(view, valid_EBT)
+        given.pop("valid", None)
+        master = next(iter(p.values())).dtype
+        whole = self.view(T, device=device, given=given)
+        if given or valid is not None or self.written:
+            found = segments.pieces(self, p, whole, valid, master)
+        else:
+            found = self.pieces(T, device, master)
+        tables: Params = {}
+        if self.model.position is not None and self.model.position.embed is not None:
+            tables = self.tables(whole, self.stack, master)
+        x = self._read_in(p, inputs, tables, now.dtype)
+        if now.drop is not None:
+            x = now.drop.apply(x, self.model.embed_dropout, 0)
+        return segments.run(self, p, x, found, now)
+
+    def pieces(self, T: int, device: Any, dtype: torch.dtype) -> list[segments.Piece]:
+        """The segments of rows of plain tokens, made once."""
+        view = self.view(T, device=device)
+        key = ("segments", T, device, dtype)
+        made: list[segments.Piece] = self._keep(
+            key, lambda: segments.pieces(self, {}, view, None, dtype)
+        )
+        return made
+
+    def normed(self, p: Params, x: Tensor) -> Tensor:
+        """What leaves the last block, as the head reads it."""
+        return self._norm(p, "final_norm", self.model.norm, x)
+
+    def blocks(
+        self,
+        p: Params,
+        x: Tensor,
+        reads: Sequence[Pattern],
+        go: Sequence[Tensor | None],
+        now: Pass,
+    ) -> Tensor:
+        """All blocks; ``go`` as of ``Ready``, of every layer."""
+        model, drop = self.model, now.drop
+        for i in range(model.layers):
+            h = self._norm(p, f"blocks.{i}.norm1", model.norm, x)
+            h = self._attention(p, i, h, go[i + 1], reads[i], now)
+            x = _those(x, go[i + 1])
+            x = x + (h if drop is None else drop.apply(h, model.dropout, 3 * i + 1))
+            h = self._norm(p, f"blocks.{i}.norm2", model.norm, x)
+            weights = {n: cast(w, now.dtype) for n, w in self._own(p, f"blocks.{i}.mlp").items()}
+            h = model.mlp.forward(weights, cast(h, now.dtype))
+            x = x + (h if drop is None else drop.apply(h, model.dropout, 3 * i + 2))
+        return x
 
     def _norm(self, p: Params, prefix: str, norm: Any, x: Tensor) -> Tensor:
         shape = [1] * (x.ndim - 2)
@@ -133,22 +211,11 @@ class Transformer(Places):
         return x
 
     def _attention(
-        self,
-        p: Params,
-        i: int,
-        h_EBSD: Tensor,
-        go: Tensor | None,
-        at: Pattern,
-        tables: Params,
-        cache: Cache | None,
-        drop: Dropout | None,
-        kernel: str,
-        dtype: torch.dtype | None,
+        self, p: Params, i: int, h_EBSD: Tensor, go: Tensor | None, at: Pattern, now: Pass
     ) -> Tensor:
         """The attention sublayer of block i, without its norm, for the tokens that go on."""
-        model, block = self.model, f"blocks.{i}"
-        own = self._own(p, f"{block}.attn")
-        compute = dtype or own["q"].dtype
+        own = self._own(p, f"blocks.{i}.attn")
+        compute = now.dtype or own["q"].dtype
         h_EBSD = cast(h_EBSD, compute)
 
         def heads(h: Tensor, name: str, count: int) -> Tensor:
@@ -158,33 +225,76 @@ class Transformer(Places):
         q_EBHTd = heads(_those(h_EBSD, go), "q", self.dims.heads)
         k_EBGTd = heads(h_EBSD, "k", self.dims.kv_heads)
         v_EBGTd = heads(h_EBSD, "v", self.dims.kv_heads)
-        if model.q_norm is not None:
-            q_EBHTd = self._norm(p, f"{block}.attn.q_norm", model.q_norm, q_EBHTd)
-        if model.k_norm is not None:
-            k_EBGTd = self._norm(p, f"{block}.attn.k_norm", model.k_norm, k_EBGTd)
-        position = model.position
-        if position is not None and position.rotate is not None:
-            turning = self._own(p, f"{block}.position" if self._per_layer else "position")
-            q_EBHTd = position.rotate(tables, turning, q_EBHTd)
-            k_EBGTd = position.rotate(tables, turning, k_EBGTd)
-        if QUERIES in tables:
-            q_EBHTd = q_EBHTd * _those(tables[QUERIES], go)[:, :, None, :, None]
+        if now.tap is not None:
+            now.tap.lengths(i, q_EBHTd, k_EBGTd)
+        q_EBHTd = self._normed_turned(p, i, "q", q_EBHTd, now.tables)
+        k_EBGTd = self._normed_turned(p, i, "k", k_EBGTd, now.tables)
+        if QUERIES in now.tables:
+            q_EBHTd = q_EBHTd * _those(now.tables[QUERIES], go)[:, :, None, :, None]
         q_EBHTd, k_EBGTd = cast(q_EBHTd, compute), cast(k_EBGTd, compute)
-        if cache is not None:
-            k_EBGTd, v_EBGTd = cache.put(i, k_EBGTd, v_EBGTd)
+        if self.model.mixer is not None:
+            o_EBHTd = self._mixed(p, i, q_EBHTd, k_EBGTd, v_EBGTd, h_EBSD, now)
+            return linear(
+                o_EBHTd.transpose(2, 3).flatten(3), cast(own["o"], compute), own.get("o_bias")
+            )
+        if self.parted and now.cache is None:
+            k_EBGTd = torch.cat([k_EBGTd, k_EBGTd.detach()], 3)
+            v_EBGTd = torch.cat([v_EBGTd, v_EBGTd.detach()], 3)
+        if now.cache is not None:
+            k_EBGTd, v_EBGTd = now.cache.put(i, k_EBGTd, v_EBGTd)
+        if now.tap is not None:
+            now.tap.reads(i, q_EBHTd, k_EBGTd, at, self.scale)
         o_EBHTd = attend(
             q_EBHTd,
             k_EBGTd,
             v_EBGTd,
             at,
             scale=self.scale,
-            kernel=kernel,
-            dropout=model.attn_dropout,
-            drop=drop,
+            kernel=now.kernel,
+            dropout=self.model.attn_dropout,
+            drop=now.drop,
             site=3 * i + 3,
         )
         o_EBTD = o_EBHTd.transpose(2, 3).flatten(3)
         return linear(o_EBTD, cast(own["o"], compute), own.get("o_bias"))
+
+    def _mixed(
+        self,
+        p: Params,
+        i: int,
+        q_EBHTd: Tensor,
+        k_EBGTd: Tensor,
+        v_EBGTd: Tensor,
+        h_EBTD: Tensor,
+        now: Pass,
+    ) -> Tensor:
+        """o_EBHTd of the mixer of block i; its state goes through the cache."""
+        mixer: Any = self.model.mixer
+        times = q_EBHTd.shape[2] // k_EBGTd.shape[2]
+        k_EBHTd, v_EBHTd = (repeated(x, times) for x in (k_EBGTd, v_EBGTd))
+        cache = now.cache if isinstance(now.cache, Cache) else None
+        state = None if cache is None else cache.state(i)
+        own = self._own(p, f"blocks.{i}.attn.mixer")
+        q_EBHTd = q_EBHTd * self.scale
+        o, state = mixer.forward(own, q_EBHTd, k_EBHTd, v_EBHTd, h_EBTD, state, now.valid)
+        if cache is not None:
+            cache.remember(i, state)
+        return o
+
+    def _normed_turned(
+        self, p: Params, i: int, name: str, x_EBHTd: Tensor, tables: Params
+    ) -> Tensor:
+        """Queries or keys of block i, normed and turned, in the order that the norm asks for."""
+        block, position = f"blocks.{i}", self.model.position
+        norm = self.model.q_norm if name == "q" else self.model.k_norm
+        if norm is not None and not norm.after_rotation:
+            x_EBHTd = self._norm(p, f"{block}.attn.{name}_norm", norm, x_EBHTd)
+        if position is not None and position.rotate is not None:
+            turning = self._own(p, f"{block}.position" if self._per_layer else "position")
+            x_EBHTd = position.rotate(tables, turning, x_EBHTd)
+        if norm is not None and norm.after_rotation:
+            x_EBHTd = self._norm(p, f"{block}.attn.{name}_norm", norm, x_EBHTd)
+        return x_EBHTd
 
     def _read_out(self, p: Params, x_EBTD: Tensor, dtype: torch.dtype | None) -> Tensor:
         """Logits in fp32 at least; with a lower compute dtype their products are its."""
@@ -197,6 +307,15 @@ class Transformer(Places):
         z = z.to(torch.promote_types(z.dtype, torch.float32))
         cap = self.model.softcap
         return z if cap is None else cap * torch.tanh(z / cap)
+
+
+def _validity(view: View | None, valid_EBT: Tensor | None) -> Tensor | None:
+    """Which tokens are no padding [e,b,T]; None: all."""
+    if valid_EBT is None and view is not None:
+        valid_EBT = view.coordinates.get("valid")
+    if valid_EBT is None:
+        return None
+    return valid_EBT.reshape((1,) * (3 - valid_EBT.ndim) + tuple(valid_EBT.shape))
 
 
 def _those(x_EBTD: Tensor, places: Tensor | None) -> Tensor:

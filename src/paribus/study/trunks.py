@@ -135,7 +135,8 @@ class _Line:
     def plain(self, index: int) -> dict[str, Any]:
         """All that a step of a phase reads, but for the factor of the learning rate."""
         data = dict(self.variant.plain["phases"][index]["spec"])
-        data.pop("schedule", None)
+        if not type(self.variant.phases[index].spec.schedule).adapts:
+            data.pop("schedule", None)  # of one that looks at losses the factors do not say all
         data.pop("steps", None)
         return data
 
@@ -293,6 +294,11 @@ def _described(line: _Line, until: int) -> dict[str, Any]:
                 "trace": hashlib.blake2b(trace, digest_size=16).hexdigest(),
             }
         )
-        used |= {k: v for k, v in specs.used_parts(spec).items() if not k.startswith("schedules.")}
+        adapts = type(spec.schedule).adapts
+        used |= {
+            k: v
+            for k, v in specs.used_parts(spec).items()
+            if adapts or not k.startswith("schedules.")
+        }
         prints |= line.variant.prints(spec.task)
     return {"phases": phases, "parts": used, "data": prints}

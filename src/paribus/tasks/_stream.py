@@ -19,6 +19,7 @@ from paribus.text.fitted import Fitted, best_fit
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from paribus.tasks._words import Words
     from paribus.text.data import Tokens
 
 
@@ -51,6 +52,7 @@ class Stream(Source):
             raise SpecError(f"task: {what} exceeds the {have} evaluated tokens (eval_tokens)")
         self._order: dict[tuple[int, int], Any] = {}
         self._fitted: dict[int, list[Fitted]] = {}  # by seed, of each epoch
+        self.words: Words | None = None
         self._ids: Tensor | None = None
         self._bytes: Tensor | None = None
 
@@ -65,7 +67,19 @@ class Stream(Source):
     @cached_property
     def epoch(self) -> int:  # type: ignore[override]
         """Rows of a pass over the text; of packed documents those of one order of them."""
-        return self.rows if self.task.pack == "stream" else len(self._packed(0, 0))
+        if self.task.pack == "best_fit":
+            return len(self._packed(0, 0))
+        return len(self._first) if self.task.pack == "document" else self.rows
+
+    @cached_property
+    def _first(self) -> np.ndarray:
+        """Where each row begins that lies in one document."""
+        t, starts = self.task.length, np.asarray(self.tokens.starts)
+        each = np.maximum(np.diff(np.append(starts, len(self.tokens.ids))) - 1, 0) // t
+        if not each.any():
+            raise SpecError(f"task: no document has the {t} + 1 tokens of a row; see task.pack")
+        number = np.arange(each.sum()) - np.repeat(np.cumsum(each) - each, each)
+        return np.repeat(starts, each) + number * t
 
     def _cut(self, at_BT1: Any) -> dict[str, Tensor]:
         """Inputs and targets of rows of places in the stream."""
@@ -98,10 +112,13 @@ class Stream(Source):
     def batch(self, seed: int, step: int, rows: range) -> dict[str, Tensor]:
         if self.task.pack == "best_fit":
             return self._cut(np.stack([self._documents(seed, r) for r in rows]))
-        n, t = self.rows, self.task.length
+        n, t = self.epoch, self.task.length
         place = [divmod(r, n) for r in rows]
         rows_B = np.array([self._shuffled("order", seed, epoch, n)[i] for epoch, i in place])
-        return self._cut(rows_B.astype(np.int64)[:, None] * t + np.arange(t + 1))
+        first_B = rows_B.astype(np.int64) * t
+        if self.task.pack == "document":
+            first_B = self._first[rows_B]
+        return self._cut(first_B[:, None] + np.arange(t + 1))
 
     def _documents(self, seed: int, row: int) -> Any:
         """Places of a row of packed documents; epochs differ in their number of rows.  The rows of
@@ -116,6 +133,8 @@ class Stream(Source):
         """Of packed documents: tokens that no row of the epochs begun holds."""
         if seed is None or self.task.pack == "stream":
             return {}
+        if self.task.pack == "document":
+            return {"unused": len(self.tokens.ids) - self.epoch * self.task.length}
         self._documents(seed, rows.stop - 1)
         return {"unused": sum(made.unused for made in self._fitted[seed])}
 
@@ -134,6 +153,8 @@ class Stream(Source):
             if self._bytes is None:
                 self._bytes = torch.from_numpy(np.asarray(self.tokens.token_bytes)).to(self.device)
             out["bytes"] = self._bytes[out["targets"].clamp(min=0)]
+        if self.words is not None:
+            out["words"] = self.words.begun(out["inputs"], out["targets"])
         return out
 
     def scored(self) -> np.ndarray:

@@ -11,8 +11,9 @@ from paribus.contracts import Corpus, Io, Metric, Source, Task, Tokenizer
 from paribus.errors import SpecError
 from paribus.lazy import numpy as np
 from paribus.nn.losses import language, nats
-from paribus.tasks import _windows
+from paribus.tasks import _windows, _words
 from paribus.tasks._stream import Stream
+from paribus.tasks._words import Words
 from paribus.text import ngrams
 
 if TYPE_CHECKING:
@@ -45,14 +46,17 @@ class Lm(Task, frozen=True, kw_only=True):
             has its own ``start``, and whose last block may be shorter.
         each: targets scored of a document, at most, so that ``eval_tokens`` are of several books
             and not of the first alone; needs within="document".  None: all.
-        pack: how training rows are made: the "stream", cut, or "best_fit" (``text/fitted.py``),
-            which leaves out the rest of a document that it cuts.  nanochat reads such rows as they
+        pack: how training rows are made: the "stream", cut; each "document", cut, without the rest
+            that fills no row; or "best_fit" (``text/fitted.py``), which leaves out the rest of a
+            document that it cuts.  nanochat reads such rows as they
             come, longest documents first; here an epoch's rows are shuffled.
         segments: gives tokens the coordinate ``segment``, which document they belong to, for
             ``masks.document()``.  The last token of a document still predicts the next one's first.
         bins: gives evaluation the slices ``position`` (in the window) and ``place`` (in the
             document) of the tokens that predict: [0, bins), [bins, 2 bins), [2 bins, 4 bins) …
             None: none.
+        words: gives perplexity by words (runs of what is no ASCII white space) and by bytes, too,
+            of all nats over all words and bytes.
     """
 
     corpus: Corpus
@@ -65,16 +69,24 @@ class Lm(Task, frozen=True, kw_only=True):
     within: Literal["stream", "document"] = "stream"
     each: Annotated[int, Meta(ge=1)] | None = None
     bins: Annotated[int, Meta(ge=1)] | None = None
-    pack: Literal["stream", "best_fit"] = "stream"
+    pack: Literal["stream", "document", "best_fit"] = "stream"
     segments: bool = False
+    words: bool = False
 
     causal: ClassVar[bool] = True
     training: ClassVar[frozenset[str]] = frozenset({"tokens_per_step", "pack"})
     trivial: ClassVar[tuple[str, ...]] = ("unigram", "bigram")
+    optional: ClassVar[frozenset[str]] = frozenset(
+        {"word_loss", "word_ppl", "byte_loss", "byte_ppl"}
+    )
     metrics: ClassVar[dict[str, Metric]] = {
         "loss": Metric("nats/token"),
         "bpb": Metric("bits/byte"),
         "ppl": Metric("", of="loss", transform="exp"),
+        "word_loss": Metric("nats/word"),
+        "word_ppl": Metric("", of="word_loss", transform="exp"),
+        "byte_loss": Metric("nats/byte"),
+        "byte_ppl": Metric("", of="byte_loss", transform="exp"),
     }
 
     def io(self) -> Io:
@@ -98,7 +110,14 @@ class Lm(Task, frozen=True, kw_only=True):
         }
 
     def open(self, data: Data, device: str) -> Source:
-        return Stream(self, data.tokens(self.corpus, self.tokenizer), device)
+        source = Stream(self, data.tokens(self.corpus, self.tokenizer), device)
+        if self.words:
+            source.words = Words(data.encoder(self.corpus, self.tokenizer).texts, device)
+        return source
+
+    def validate(self) -> None:
+        if self.words and self.bins is not None:
+            raise SpecError("task.words: not given by place; leave words or bins out")
 
     def loss(self, outputs: Tensor, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         nats_EBT, counted_EBT = nats(outputs, batch["targets"])
@@ -108,7 +127,8 @@ class Lm(Task, frozen=True, kw_only=True):
         self, outputs: Tensor, batch: Mapping[str, Tensor]
     ) -> dict[str, tuple[Tensor, Tensor]]:
         if self.bins is None:
-            return language(outputs, batch)
+            found = language(outputs, batch)
+            return found if "words" not in batch else {**found, **_words.metrics(found, batch)}
         P = _windows.parts(self.bins, self.length)
         return _windows.language(*nats(outputs, batch["targets"]), batch, P)
 

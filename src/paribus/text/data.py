@@ -41,6 +41,7 @@ class Encoder:
         vocab: size of the vocabulary.
         bos, eos: ids of the marks, where the tokenizer has them.
         token_bytes: int64 [V], raw bytes of each token, specials 0; None where unknown.
+        texts: what each token stands for, specials b""; None where unknown.
         packed: the ids hold their marks already; documents end after eos.
         ordinary: ids of ordinary tokens, ascending; None where unknown.
     """
@@ -52,6 +53,7 @@ class Encoder:
     token_bytes: NDArray[np.int64] | None = None
     packed: bool = False
     ordinary: NDArray[np.int64] | None = None
+    texts: list[bytes] | None = None
 
 
 @dataclass

@@ -9,7 +9,7 @@ from typing import Any
 from paribus.errors import SpecError
 from paribus.lazy import numpy as np
 from paribus.text.data import Encoder
-from paribus.text.lengths import byte_level, ordinary, token_bytes
+from paribus.text.lengths import byte_level, ordinary, token_bytes, token_texts
 from paribus.text.need import need
 
 PIECE = 1 << 20  # characters; long documents are encoded in pieces, which bounds memory
@@ -39,7 +39,10 @@ def encoder(
         arrays = iter([np.array(f.ids, kind) for f in found])
         return [np.concatenate([next(arrays) for _ in parts]) for parts in cut]
 
-    return Encoder(encode, vocab, bos, eos, token_bytes(spec, vocab), ordinary=ordinary(spec))
+    texts = token_texts(spec, vocab)
+    return Encoder(
+        encode, vocab, bos, eos, token_bytes(texts), ordinary=ordinary(spec), texts=texts
+    )
 
 
 def text(document: bytes, who: str) -> str:

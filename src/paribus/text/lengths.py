@@ -1,4 +1,4 @@
-"""How many raw bytes of text each token of a ``tokenizer.json`` stands for."""
+"""The raw bytes of text that each token of a ``tokenizer.json`` stands for."""
 
 from __future__ import annotations
 
@@ -51,8 +51,17 @@ def ordinary(spec: dict[str, Any]) -> NDArray[np.int64]:
     ), np.int64)  # fmt: skip
 
 
-def token_bytes(spec: dict[str, Any], size: int) -> NDArray[np.int64] | None:
-    """Raw bytes of each of ``size`` ids; specials count 0.  None where tokens do not spell text.
+def alphabet() -> dict[str, int]:
+    """The byte that each character of the byte-level alphabet stands for (GPT-2's): printable ones
+    for themselves, the others from 256 on."""
+    shown = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    rest = [b for b in range(256) if b not in shown]
+    return {**{chr(b): b for b in shown}, **{chr(256 + i): b for i, b in enumerate(rest)}}
+
+
+def token_texts(spec: dict[str, Any], size: int) -> list[bytes] | None:
+    """Raw bytes that each of ``size`` ids stands for; specials for none.  None where tokens do not
+    spell text.
 
     Taken from the spelling, never by decoding a token: one that is not valid UTF-8 by itself
     decodes to U+FFFD, which has three bytes.
@@ -62,18 +71,23 @@ def token_bytes(spec: dict[str, Any], size: int) -> NDArray[np.int64] | None:
         return None
     spelt_in_bytes = byte_level(spec)
     fallback = bool(model.get("byte_fallback")) or "ByteFallback" in types(spec.get("decoder"))
-    out = np.zeros(size, np.int64)
+    out, known = [b""] * size, alphabet()
     for token, i in vocabulary(spec).items():
         if spelt_in_bytes:
-            out[i] = len(token)
+            out[i] = bytes(known.get(c, 63) for c in token)
         elif fallback and re.fullmatch(r"<0x[0-9A-Fa-f]{2}>", token):
-            out[i] = 1
+            out[i] = bytes([int(token[3:5], 16)])
         else:
-            out[i] = len(token.replace("\u2581", " ").encode())  # ▁ stands for a space
+            out[i] = token.replace("\u2581", " ").encode()  # ▁ stands for a space
     for added in spec.get("added_tokens") or []:
-        out[added["id"]] = 0 if added["special"] else len(added["content"].encode())
+        out[added["id"]] = b"" if added["special"] else added["content"].encode()
     unknown = model.get("unk_token") or model.get("unk_id")
     unknown = vocabulary(spec).get(unknown) if isinstance(unknown, str) else unknown
     if unknown is not None:
-        out[unknown] = 0
+        out[unknown] = b""
     return out
+
+
+def token_bytes(texts: list[bytes] | None) -> NDArray[np.int64] | None:
+    """How many bytes each token stands for."""
+    return None if texts is None else np.array([len(t) for t in texts], np.int64)

@@ -26,6 +26,9 @@ class SlidingWindow(Mask, frozen=True, kw_only=True):
     def allowed(self, layer: int, q: View, k: View) -> Tensor:
         return (k.index <= q.index) & (q.index - k.index < self.size)
 
+    def window(self) -> int:
+        return self.size
+
     def mean_keys(self, length: int) -> float:
         w = min(self.size, length)
         return w - w * (w - 1) / 2 / length

@@ -24,7 +24,8 @@ class Bytes(Tokenizer, frozen=True, kw_only=True):
         expect("text", corpus, self)
         length = np.ones(257, np.int64)
         length[BOS] = 0
-        return Encoder(_encode, 257, BOS, None, length, ordinary=np.arange(256))
+        texts = [*(bytes([i]) for i in range(256)), b""]
+        return Encoder(_encode, 257, BOS, None, length, ordinary=np.arange(256), texts=texts)
 
 
 def _encode(documents: list[bytes]) -> list[np.ndarray]:

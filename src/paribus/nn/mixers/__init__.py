@@ -1,0 +1,1 @@
+"""What mixes tokens in the place of attention, one a file."""
