@@ -274,7 +274,10 @@ def _gpu_slots(plan: Plan, device: str, o: Namespace) -> tuple[list[local.Slot],
 def _numbers(text: str) -> list[int]:
     if not all(g.strip().isdigit() for g in text.split(",")):
         raise SpecError(f"--gpus {text!r}: nvidia-smi is not here, so give numbers, such as 0,1")
-    return [int(g) for g in text.split(",")]
+    numbers = [int(g) for g in text.split(",")]
+    if len({*numbers}) < len(numbers):
+        raise SpecError(f"--gpus {text}: a GPU is named twice; --per-gpu gives it several workers")
+    return numbers
 
 
 def _busy(slots: list[local.Slot], slot: local.Slot, group: list[int]) -> Callable[[], str]:

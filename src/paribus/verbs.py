@@ -62,10 +62,12 @@ def do_new(o: Namespace) -> int:
 def do_plan(o: Namespace) -> int:
     found, plan = planned(o)
     data = plan.data()
-    slots, stack = slots_of(plan, plan.left(), o)
+    mine = {i.trial.id for i in chosen(plan, getattr(o, "only", [])).items}
+    left = [i for i in plan.left() if i.trial.id in mine]
+    slots, stack = slots_of(plan, left, o)
     device, workers = slots[0].device, len(slots)
     basis = plan.time(device)[1]
-    who = shares(plan, plan.left(), [s.devices for s in slots], stack)
+    who = shares(plan, left, [s.devices for s in slots], stack)
     longest = max(s.seconds for s in who)
     data["seconds"] = longest + (SECONDS_TO_START if longest else 0)
     on = f"{workers} worker(s), {' + '.join(slots[0].devices)}"
@@ -268,7 +270,8 @@ def _run(found: source.Source, plan: Plan, o: Namespace) -> int:
     slots_of(plan, todo.items, o)  # a wrong option is said before anything is written
     limits_of(o)
     _refuse_outputs(plan, o)
-    print(f"{plan.study.instance} in {plan.store.home}", flush=True)
+    where = f"{plan.study.instance} in {plan.store.home}"
+    print(where, *filter(None, [_texts(plan)]), sep="; text: ", flush=True)
     if text := elsewhere(plan):
         print(f"note: {text}", file=sys.stderr, flush=True)
     for line in (line for i in what.items for line in i.look.damaged):
@@ -297,6 +300,7 @@ def _dry_run(o: Namespace) -> int:
     limits_of(o)
     _refuse_outputs(plan, o)
     code = do_plan(Namespace(**{**vars(o), "json": False}))
+    refuse_unfair(plan)
     train = [i.trial.name for i in todo.items if not i.done or i.trial.id in todo.anew]
     judge = [i.trial.name for i in todo.items if i.trial.name not in train]
     print()

@@ -110,7 +110,8 @@ def test_the_documents_files_are_taken_where_they_are() -> None:
     task = source.load("qk-freeze", scale="paper").study.trials()[0].variant.spec.task
     assert task.tokenizer.name == "ids"
     assert task.corpus.path.endswith("train.bin")
-    (folder / "train.bin").unlink()
+    for name in ("train.bin", "val.bin"):
+        (folder / name).unlink()
     assert (
         source.load("qk-freeze", scale="paper").study.trials()[0].variant.spec.task.tokenizer.name
         == "bpe"
@@ -172,9 +173,32 @@ def test_a_plan_needs_none_of_the_gpus(capsys: Said, monkeypatch: pytest.MonkeyP
     assert "where     worker 1 on cuda:0 + cuda:1: about " in said
     assert "note: no GPU is seen here: this is a plan for another machine" in said
     assert "this command would train 3: gpt_base, oelm_no_freeze, oelm_freeze" in said
+    only = ["--only", "variant=gpt_base,oelm_freeze"]
+    assert main(["run", "qk-freeze", *options, "--dry-run", *only]) == 0
+    said = capsys.readouterr().out
+    assert ("cuda:2 + cuda:3" in said, "oelm_no_freeze" in said.partition("variant ")[0]) == (
+        True,
+        False,
+    )
     assert main(["plan", "qk-freeze", "--scale", "paper", "--gpus", "auto:2"]) == 2
     assert "give numbers, such as 0,1" in capsys.readouterr().err
+    assert main(["plan", "qk-freeze", "--scale", "paper", "--gpus", "0,1,1"]) == 2
+    assert "a GPU is named twice" in capsys.readouterr().err
     assert not list(Path.cwd().iterdir())
+
+
+def test_half_of_the_documents_text_is_no_reason_to_take_another(capsys: Said) -> None:
+    Path("data/tiny_stories").mkdir(parents=True)
+    Path("data/tiny_stories/train.bin").write_bytes(b"")
+    assert main(["plan", "qk-freeze", "--scale", "paper"]) == 2
+    assert "train.bin is there and" in capsys.readouterr().err
+
+
+def test_where_nothing_can_be_written_is_said_beforehand(capsys: Said) -> None:
+    Path("file").write_text("")
+    dry = ["run", "qk-freeze", "--scale", "smoke", "--dry-run", "--device", "cpu"]
+    assert main([*dry, "--output", "file/deep/er"]) == 2
+    assert "nothing can be written in" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

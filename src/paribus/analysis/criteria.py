@@ -63,7 +63,8 @@ def criterion(results: Results, name: str, node: Node, kind: str, alpha: float) 
             apart = not math.isclose(value, edge_, rel_tol=1e-9)
             met &= apart and (value < edge_ if side == "below" else value > edge_)
             sign = "<" if side == "below" else ">"
-            edge = f"{bound + shift:.4g}".replace("-", "\N{MINUS SIGN}")
+            digits = 6 if abs(edge_) >= 1e4 else 4
+            edge = f"{edge_:.{digits}g}".replace("-", "\N{MINUS SIGN}")
             said.append(f"{sign} {edge}{text}")
         if all(share):
             effect, unit = relative, "%"

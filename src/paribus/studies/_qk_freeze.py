@@ -24,6 +24,7 @@ from paribus import (
     tasks,
     tokenizers,
 )
+from paribus.errors import SpecError
 
 SCALES = ("small", "smoke", "paper")
 FOLDER = "data/tiny_stories"  # the document's train.bin and val.bin, where the reader has them
@@ -48,7 +49,12 @@ def base(scale: str) -> Spec:
     """The document's recipe, or one for minutes of one GPU."""
     paper = scale == "paper"
     train, held = (Path(FOLDER) / name for name in ("train.bin", "val.bin"))
-    if paper and train.is_file() and held.is_file():
+    there = [p for p in (train, held) if p.is_file()]
+    if paper and len(there) == 1:
+        (gone,) = {train, held} - {*there}
+        raise SpecError(f"qk-freeze: {there[0]} is there and {gone} is not; put it beside, or move "
+                        "the one away to plan and try with Python's own text")  # fmt: skip
+    if paper and there:
         corpus: Any = corpora.files(path=str(train), test=str(held))
         tokenizer: Any = tokenizers.ids()
     else:  # Python's own text: at paper scale enough to plan and to try

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -72,6 +73,9 @@ def check(folder: Path, instance: str, wanted: Iterable[str] = TEXTS) -> None:
     """SpecError unless each of these files is absent, or as it was written here for this study."""
     if folder.exists() and not folder.is_dir():
         raise SpecError(f"--output {folder}: it is a file; give a folder")
+    above = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise SpecError(f"--output {folder}: nothing can be written in {above}")
     known: dict[str, str] = {}
     try:
         told = json.loads((folder / DATA).read_bytes())
