@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from paribus.errors import SpecError, nearest
-from paribus.spec import at
+from paribus.spec import Model, at
 from paribus.store import Store, find_home
 from paribus.study import registered, source
-from paribus.study.expand import Trial
+from paribus.study.expand import Trial, Variant
 from paribus.study.factors import Factor
 from paribus.study.plan import Cell, Item, Plan
 from paribus.study.study import Study
@@ -41,7 +41,23 @@ def opened(o: Namespace) -> tuple[source.Source, Store]:
 def planned(o: Namespace) -> tuple[source.Source, Plan]:
     """The study as it would be run."""
     found, store = opened(o)
-    return found, _checked(Plan, found.study, store)
+    plan = _checked(Plan, found.study, store)
+    for v in plan.expansion.variants:
+        _patterns(v)
+    return found, plan
+
+
+def _patterns(variant: Variant) -> None:
+    """Refuse patterns of ``freeze`` that match no parameter, or leave none."""
+    from paribus.nn.declare import declare
+    from paribus.nn.freeze import trained_paths
+
+    for p in variant.phases:
+        if isinstance(p.spec.model, Model) and p.spec.freeze:
+            try:
+                trained_paths(declare(p.spec.model), p.spec.freeze)
+            except SpecError as error:
+                raise SpecError(f"{variant.name}: {error}") from None
 
 
 def to_read(o: Namespace) -> tuple[source.Source, Plan]:

@@ -300,3 +300,10 @@ def test_the_factorial_runs_to_its_verdicts(capsys: Said) -> None:
     said = capsys.readouterr().out
     for claim in ("freezing", "orthogonality", "size", "heads", "stability"):
         assert f"\n{claim}: " in said
+
+
+def test_patterns_of_freezing_that_match_nothing_are_refused_in_a_plan(capsys: Said) -> None:
+    Path("odd.py").write_text(TABLE.replace("shared.QK", '("*.attn.Q",)').replace('"rows": 32', ""))
+    for verb in (["plan"], ["run", "--dry-run"]):
+        assert main([verb[0], "odd.py", *verb[1:]]) == 2
+        assert "oelm_freeze: freeze: '*.attn.Q' matches no parameter" in capsys.readouterr().err

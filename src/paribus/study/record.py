@@ -32,15 +32,14 @@ def parameters(spec: specs.Spec) -> int:
 
 
 def parameters_trained(spec: specs.Spec) -> int:
-    """Those of them that are not frozen.  Raises SpecError for patterns that match nothing, or
-    leave nothing."""
+    """Those of them that are not frozen."""
     if not isinstance(spec.model, Model):
         return 0
     from paribus.nn.declare import declare
-    from paribus.nn.freeze import trained_paths
+    from paribus.nn.freeze import is_frozen
 
-    declared = declare(spec.model)
-    return sum(prod(declared[k].shape) for k in trained_paths(declared, spec.freeze))
+    declared = declare(spec.model).items()
+    return sum(prod(p.shape) for path, p in declared if not is_frozen(path, spec.freeze))
 
 
 def tokens(spec: specs.Spec) -> int:
