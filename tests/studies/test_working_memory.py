@@ -85,10 +85,10 @@ def test_ratios_of_wsd_share_their_beginning(tmp_path: Path) -> None:
 
 
 def test_windows_depths_and_seeds(tmp_path: Path) -> None:
-    """At the small scale three seeds, three windows, two depths; each model says how far it sees,
+    """At the small scale five seeds, three windows, two depths; each model says how far it sees,
     and lengths reach beyond twice the largest window's direct one."""
     study = source.load("effective-window", scale="small").study
-    assert len(study.seeds) == 3
+    assert len(study.seeds) == 5
     seen: dict[str, set[Any]] = {"layers": set(), "window": set(), "memory": set()}
     for v in study.variants()[0]:
         for name, tag in v.tags.items():

@@ -3,14 +3,15 @@
 Through its layers a Transformer-XL can be reached from layers · cache + segment tokens away; the
 notes found that it copies from its direct window, cache + segment, and from nowhere beyond.  Models
 that differ in depth, window and kind of memory are trained on plain text alone and asked what more
-context gives: the same targets are scored in rows of growing length.  Where the probes of working
-memory are there, they are asked as well.
+context gives: the same targets are scored in rows of growing length, and a span of held-out text
+stands a second time after a delay, within the direct window and beyond it.
 """
 
 from paribus import (
     Eval,
     Factor,
     Study,
+    all_of,
     better,
     criterion,
     masks,
@@ -18,8 +19,8 @@ from paribus import (
     metric,
     mixers,
     optim,
-    parts,
     positions,
+    probes,
     same,
     schedules,
 )
@@ -77,24 +78,43 @@ def study(scale: str) -> Study:
         return loss.at(length[2 * w]) - loss.at(length[longest])
 
     seen = [w for w in windows if 2 * w < longest]
-    probed = _probed(scale)
+    lags = sorted({3 * windows[0] // 4, *(k * w // 2 for w in windows for k in (3, 6))})
+    span = 4 if scale == "smoke" else 16
+    lag = probes.lag_sweep(delays=tuple(n - span for n in lags), span=span, sources=("meaningful",))
+
+    def copied(n: int):
+        """What the first presentation of a span adds to the second, ``n`` tokens later."""
+        return metric("gain", evaluation="lag", slice=f"lag={n}")
+
+    def effective(w: int):
+        """The cache is read, to the end of the direct window and from nowhere beyond it."""
+        xl, cut = memory["xl"] & window[w], memory["cut"] & window[w]
+        return all_of(
+            better(xl, than=cut, on=copied(3 * w // 2).mean(layers), by=0.05),
+            same(deep & xl, deep & cut, on=copied(3 * w), within=0.05),
+        )
+
     return Study(
         "effective-window",
         "How far back does a language model with a memory look, and does depth extend it?",
         base=base,
         factors=[layers, memory, window],
-        seeds={"paper": 3, "small": 3, "smoke": 1}[scale],
-        evaluate=[Eval("lm", over=[length]), *probed],
+        seeds={"paper": 3, "small": 5, "smoke": 1}[scale],
+        evaluate=[Eval("lm", over=[length]), Eval("lag", lag, by=("lag",))],
         baseline=memory["none"],
         primary="loss",
         names="L{layers}-{memory}-{window?}",
         skip=[
             (
-                "retrieval is slow: one window of it",
-                lambda c: c.levels["memory"] == "retrieval" and c.levels["window"] != str(middle),
+                "windows vary with a cache and without; other memories have one",
+                lambda c: (
+                    c.levels["window"] not in (None, str(middle))
+                    and c.levels["memory"] not in ("cut", "xl")
+                ),
             )
         ],
         hypotheses=dict(
+            **{f"window_{w}": effective(w) for w in seen},
             # Within the direct window the cache is used; beyond it, whatever the theoretical field,
             # nothing is gained, at any depth.
             **{
@@ -135,16 +155,6 @@ def study(scale: str) -> Study:
                 on=loss.at(length[lengths[0]]) - loss.at(length[longest]),
                 above=0.0 if scale == "smoke" else 0.02,
             ),
+            copies=criterion(deep & memory["none"], on=copied(lags[1]), above=0.05),
         ),
     )
-
-
-def _probed(scale: str) -> list[Eval]:
-    """Copying from a given lag, where the probe is there: what the text's own loss cannot tell."""
-    if "lag_sweep" not in parts.available("probes"):
-        return []
-    probes = parts.Namespace("probes")
-    delays = {"paper": (0, 112, 240, 496, 1008, 2032), "small": (0, 16, 48, 112, 240, 400),
-              "smoke": (0, 8)}[scale]  # fmt: skip
-    span = 4 if scale == "smoke" else 16
-    return [Eval("lag", probes.lag_sweep(delays=delays, span=span), by=("lag",))]
