@@ -66,14 +66,17 @@ def test_a_mistyped_accept_line_stops_the_run(
     assert f"did you mean '{ROWS}'?" in err
 
 
-@pytest.mark.parametrize("words", [("plan",), ("run", "--dry-run")])
-def test_plan_shows_refusals_and_ends_well(
-    words: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("words", "ends"), [(("plan",), OK), (("run", "--dry-run"), WRONG)], ids=["plan", "dry"]
+)
+def test_plan_shows_refusals(
+    words: tuple[str, ...], ends: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """A plan is no run; a dry run ends as the run would."""
     verb, *options = words
     path = unfair(tmp_path, WIDTH)
     code, out, _ = said(capsys, verb, str(path), "--home", str(tmp_path / "runs"), *options)
-    assert code == OK
+    assert code == ends
     assert any(x.startswith("refused: heads moves rows") for x in out.splitlines())
     assert "note: heads moves model.width beside model.heads" in out
     assert "accepted: as in the document" in out

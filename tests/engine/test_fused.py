@@ -39,7 +39,12 @@ def near(a: tiny.Member, b: tiny.Member) -> bool:
 
 
 @pytest.mark.parametrize(
-    "part", [optim.adamw(lr=3e-3), optim.adam(lr=3e-3), optim.sgd(lr=0.1, momentum=0.9)]
+    "part",
+    [
+        optim.adamw(lr=3e-3),
+        pytest.param(optim.adam(lr=3e-3), marks=pytest.mark.full),
+        pytest.param(optim.sgd(lr=0.1, momentum=0.9), marks=pytest.mark.full),
+    ],
 )
 def test_it_does_what_the_plain_update_does(part: typing.Any) -> None:
     changes = {"optim": part, "clip": 0.5, "steps": 6}

@@ -113,7 +113,9 @@ def test_the_recipe_of_the_document() -> None:
     assert (spec.steps, spec.task.texts_per_step) == (32_000, 64)
 
 
-@pytest.mark.parametrize("name", STUDIES)
+@pytest.mark.parametrize(
+    "name", [STUDIES[0], *(pytest.param(n, marks=pytest.mark.full) for n in STUDIES[1:])]
+)
 def test_a_run_at_the_smallest_scale(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

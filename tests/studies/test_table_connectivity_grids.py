@@ -111,7 +111,9 @@ def test_they_are_shown(capsys: Said) -> None:
         assert f"table-connectivity-{name}" in out
 
 
-@pytest.mark.parametrize("name", STUDIES)
+@pytest.mark.parametrize(
+    "name", [STUDIES[0], *(pytest.param(n, marks=pytest.mark.full) for n in STUDIES[1:])]
+)
 def test_a_run_at_the_smallest_scale(name: str, tmp_path: Path, capsys: Said) -> None:
     home, study = tmp_path / "home", f"table-connectivity-{name}"
     assert main(["run", study, "--scale", "smoke", "--home", str(home)]) == 0
