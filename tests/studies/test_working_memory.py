@@ -173,3 +173,5 @@ def test_every_memory_is_trained_and_judged(tmp_path: Path) -> None:
     shown = run("show", "effective-window", "--scale", "smoke", "L2-xl-8").stdout
     assert "reach    16 tokens in a layer, 24 through all layers; 4.1 KB carried" in shown
     assert at["L1-xl-8", "16"] == pytest.approx(at["L1-xl-8", "32"], rel=1e-5)
+    made = {p.name for p in loaded.write_outputs(tmp_path / "out")}
+    assert "probe-lag.png" in made  # gain by lag, in panels: the arms are many

@@ -8,7 +8,7 @@ from typing import Any
 
 from paribus.analysis import slices
 from paribus.analysis.cells import condition_label
-from paribus.analysis.plots.canvas import GREY, Canvas, legend
+from paribus.analysis.plots.canvas import GREY, Canvas, below, legend, short
 from paribus.analysis.plots.curve import along as ticked
 from paribus.analysis.plots.material import PANELS, SINGLE, Material, Point, mean_point
 from paribus.study.measures import Node
@@ -39,11 +39,17 @@ def _places(m: Material, c: Node) -> dict[str, tuple[str, float]]:
 
 def data(m: Material, condition: Node) -> list[Point]:
     """A point for each arm, metric and place: {"panel", "metric", "series", "x", "y", "low",
-    "high", "n", "of"}; [] where there are too many lines or panels."""
+    "high", "n", "of"}; [] where there are too many lines or panels.  Of many arms the gain alone,
+    in panels of their own ("arms")."""
     places, curve = _places(m, condition), condition["curve"]
     panels = list(dict.fromkeys(panel for panel, _ in places.values()))
     metrics = [x for x in (curve["metric"], curve["control"], curve["gain"]) if x]
-    if len(m.chosen) > SINGLE or len(panels) > PANELS:
+    if many := len(m.chosen) > SINGLE:
+        metrics = [curve["gain"] or curve["metric"]]
+        own = {m.looks[arm].panel for arm in m.chosen}
+        if len(panels) * len(own) > PANELS:
+            return []
+    elif len(panels) > PANELS:
         return []
     out: list[Point] = []
     for metric in metrics:
@@ -51,8 +57,10 @@ def data(m: Material, condition: Node) -> list[Point]:
             arm = m.study["variants"][i]["name"]
             if slice_ in places and arm in m.chosen:
                 panel, x = places[slice_]
-                out.append({"kind": "mean", "panel": panel, "metric": metric, "series": arm, "x": x,
-                            **mean_point(entry.values, entry.planned)})  # fmt: skip
+                told = {"panel": panel, "metric": metric, "series": arm, "x": x}
+                if many:
+                    told["arms"] = m.looks[arm].panel
+                out.append({"kind": "mean", **told, **mean_point(entry.values, entry.planned)})
     arms = list(m.chosen)
     out.sort(key=lambda p: (panels.index(p["panel"]), metrics.index(p["metric"]),
                             arms.index(p["series"]), p["x"]))  # fmt: skip
@@ -67,6 +75,8 @@ def marks(m: Material) -> dict[str, dict[str, float]]:
 
 def draw(points: Sequence[Point], m: Material, condition: Node) -> Canvas:
     """Above the accuracy, dashed its control; below what memory adds."""
+    if points and "arms" in points[0]:
+        return _apart(points, m, condition["curve"])
     curve = condition["curve"]
     panels = list(dict.fromkeys(p["panel"] for p in points))
     rows = 2 if curve["gain"] else 1
@@ -103,6 +113,39 @@ def draw(points: Sequence[Point], m: Material, condition: Node) -> Canvas:
             if k == 0 or columns == 1:
                 ax.set_ylabel((curve["gain"] if j else curve["metric"]).replace("_", " "))
     legend(canvas, 5)
+    return canvas
+
+
+def _apart(points: Sequence[Point], m: Material, curve: Node) -> Canvas:
+    """Many arms: what memory adds, in a panel for each set of levels but one factor's."""
+    panels: dict[str, list[Point]] = {}
+    for p in points:
+        panels.setdefault(", ".join(filter(None, [p["panel"], p["arms"]])), []).append(p)
+    columns = 1 if m.narrow else min(3, len(panels))
+    rows = -(-len(panels) // columns)
+    canvas = m.canvas("probe", (7.6, 0.9 + 2.1 * rows), rows, columns, sharex=True, sharey=True)
+    at = marks(m)
+    shown: dict[str, Any] = {}
+    for k, (panel, own) in enumerate(panels.items()):
+        ax = canvas.axes[k // columns][k % columns]
+        xs = sorted({p["x"] for p in own})
+        for arm in dict.fromkeys(p["series"] for p in own):
+            look = m.looks[arm]
+            mine = [p for p in own if p["series"] == arm]
+            _line(ax, mine, look.colour, "-", look.label)
+            _vertical(ax, at[arm], look.colour, xs)
+        handles, labels = ax.get_legend_handles_labels()
+        shown |= dict(zip(labels, handles, strict=True))
+        ticked(ax, xs, 5)
+        ax.set_title(short(panel, 44), fontsize=9)
+        if k + columns >= len(panels):
+            ax.set_xlabel(f"{curve['axis']} (tokens)")
+            ax.tick_params(labelbottom=True)
+        if k % columns == 0:
+            ax.set_ylabel((curve["gain"] or curve["metric"]).replace("_", " "))
+    for k in range(len(panels), rows * columns):
+        canvas.axes[k // columns][k % columns].set_visible(False)
+    below(canvas, list(shown.values()), list(shown), 5)
     return canvas
 
 
