@@ -14,6 +14,7 @@ import pytest
 import paribus
 from paribus import parts, presets
 from paribus.analysis.recipe import HEAD, markdown, recipe
+from paribus.errors import SpecError
 from paribus.nn.declare import counts
 from paribus.nn.reach import reach
 from paribus.store import Store
@@ -198,6 +199,33 @@ def test_the_notes_table_from_three_records(tmp_path: Path) -> None:
     assert text.splitlines()[0] == "| variant | " + " | ".join(HEAD) + " |"
     assert "warning: attention kernel differs" in text
     assert loaded.recipe().count("\n| ") >= 20
+    shown = run("results", "lm-recipe", "--scale", "smoke", "--format", "recipe")
+    assert (shown.returncode, shown.stdout) == (0, loaded.recipe())
+    assert "warning: declared and not there: half-fixed" in shown.stdout
+    file = tmp_path / "out" / "recipe.md"
+    assert (
+        run("report", "lm-recipe", "--scale", "smoke", "--output", str(file.parent)).returncode == 0
+    )
+    assert file.read_text() == loaded.recipe()
+    mixed = run(
+        "results", "lm-recipe", "--scale", "smoke", "--format", "recipe", "--metric", "loss"
+    )
+    assert mixed.returncode == 2 and "recipe without --metric" in mixed.stderr
+
+
+def test_perplexity_is_that_of_the_trained_length() -> None:
+    """Of a study that judges at several lengths, neither their mean nor another one's."""
+    made = study_record(
+        Plan(source.load("effective-window", scale="smoke").study, Store(Path("h")))
+    )
+    name = made["variants"][0]["name"]
+    levels = made["variants"][0]["levels"]
+    blank = {"variant": name, "trial": "t", "seed": 1, "status": "done", "slice": "", **levels}
+    rows = [{**blank, "evaluation": "lm", "metric": "ppl", "length": str(n), "value": float(n)}
+            for n in (8, 16, 32)]  # fmt: skip
+    assert recipe(made, rows)[0][0]["test_ppl"] == 32.0
+    with pytest.raises(SpecError, match="measures no perplexity"):
+        recipe({**made, "metrics": {}}, rows)
 
 
 @pytest.mark.full
