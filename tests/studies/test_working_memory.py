@@ -224,6 +224,8 @@ def test_perplexity_is_that_of_the_trained_length() -> None:
     rows = [{**blank, "evaluation": "lm", "metric": "ppl", "length": str(n), "value": float(n)}
             for n in (8, 16, 32)]  # fmt: skip
     assert recipe(made, rows)[0][0]["test_ppl"] == 32.0
+    untrained = markdown(made, []).splitlines()[2].split(" | ")
+    assert untrained[5].endswith("k(8.22k)") and len(untrained[5]) > len("k(8.22k)")
     with pytest.raises(SpecError, match="measures no perplexity"):
         recipe({**made, "metrics": {}}, rows)
 

@@ -26,8 +26,8 @@ HEAD = (
 
 def told_of(study: Node) -> bool:
     """Whether it trains language models, of which there is such a table."""
-    of = study["variants_info"].values()
-    return "ppl" in study["metrics"] and all("spec" in info for info in of)
+    info = study["variants_info"]
+    return "ppl" in study["metrics"] and all("spec" in info[v["name"]] for v in study["variants"])
 
 
 def recipe(study: Node, rows: Sequence[Row]) -> tuple[list[dict[str, Any]], list[str]]:
@@ -55,7 +55,9 @@ def recipe(study: Node, rows: Sequence[Row]) -> tuple[list[dict[str, Any]], list
     out = []
     for name, mine in of.items():
         spec = study["variants_info"][name]["spec"][-1]["spec"]
-        out.append({"variant": name, **_declared(spec), **_realised(study, mine, spec, differ)})
+        realised = _realised(study, mine, spec, differ)
+        size = study["variants_info"][name]["parameters"]
+        out.append({"variant": name, **_declared(spec), **realised, "_parameters": size})
     return out, _warnings(differ, out)
 
 
@@ -88,7 +90,6 @@ def _declared(spec: Mapping[str, Any]) -> dict[str, Any]:
 def _realised(
     study: Node, mine: Sequence[Row], spec: Mapping[str, Any], differ: Mapping[str, set[str]]
 ) -> dict[str, Any]:
-    name = mine[0]["variant"] if mine else ""
     first: dict[str, Row] = {}
     for r in mine:
         first.setdefault(r["trial"], r)
@@ -110,14 +111,12 @@ def _realised(
     remarks.append("n = 1: no claim" if n == 1 else f"n = {n}")
     states = [r["status"] for r in first.values() if r["status"] != "done"]
     remarks += [f"{states.count(s)} {s}" for s in dict.fromkeys(states)]
-    parameters = study["variants_info"][name]["parameters"] if name else None
     return {
         "seg_num": next(iter(micro)) * each if len(micro) == 1 else None,
         "valid_ppl": ppl("validation"),
         "test_ppl": ppl("test"),
         "GPU-hours": math.fsum(hours) / len(hours) if hours else None,
         "remark": "; ".join(remarks),
-        "_parameters": parameters,
     }
 
 
