@@ -64,9 +64,9 @@ def study(scale: str) -> Study:
     segment = Factor("segment", SEGMENTS[scale], "task.length")
     length = Factor("length", [first // 4, first, last, 2 * last], "task.length")
 
-    # Of three quarters of each segment, and of half as much again as each: the second of the
+    # Claims read three quarters of each segment, and half as much again as each: the second of the
     # shorter one is the first of the longer.
-    lags = sorted({*(k * n // 4 for n in (first, last) for k in (3, 6)), first // 4, first // 2})
+    lags = sorted({*(k * n // 4 for n in (first, last) for k in (1, 2, 3, 4, 6))})
     span = 4 if scale == "smoke" else 16
     # Of bytes there are too few for a long sequence without repeats, so random ones end early.
     of = {"sources": ("random", "meaningful")}
