@@ -28,7 +28,7 @@ WHERE = {
     "note": "notes",
 }
 """The modules of the verbs that are not in `verbs`."""
-FORMATS = ("text", "csv", "json", "markdown", "latex", "parquet")
+FORMATS = ("text", "csv", "json", "markdown", "latex", "parquet", "recipe")
 
 
 def _study(p: argparse.ArgumentParser) -> None:
@@ -178,7 +178,9 @@ def parser() -> argparse.ArgumentParser:
     p = verb("evaluate", "a trained model under other conditions; never recorded", _study, _json)
     _evaluate(p)
     p = verb("results", "records as a table", _study)
-    p.add_argument("--format", choices=FORMATS, help="default: by the file's name")
+    p.add_argument("--format", choices=FORMATS,
+                   help="default: by the file's name; recipe: what was trained how, a row a "
+                   "variant, in Markdown")  # fmt: skip
     p.add_argument("--metric", help="which metric (default: the study's primary one)")
     p.add_argument("--differences", action="store_true", help="beside the baseline arm's values")
     p.add_argument("--slices", action="store_true", help="a column a slice of the items")

@@ -380,14 +380,13 @@ def do_results(o: Namespace) -> int:
     if o.wide and not o.format and not o.output:
         o.format = "csv"
     o.format = o.format or SUFFIXES.get(suffix(o.output, SUFFIXES, " (or --format)"), "text")
-    if o.wide and (o.format != "csv" or o.metric or o.differences):
-        raise SpecError("--wide goes with --format csv, without --metric and --differences")
+    alone = o.wide or o.format == "recipe"
+    if (o.wide and o.format != "csv") or (alone and (o.metric or o.differences)):
+        raise SpecError("--wide goes with csv; it and recipe without --metric, --differences")
     if o.format == "parquet" and not o.output:
         raise SpecError("--format parquet needs a file: -o results.parquet")
     if o.slices and (o.wide or o.format not in ("text", "markdown", "latex")):
-        raise SpecError(
-            "--slices goes with text, markdown and latex; other forms have a row a slice"
-        )
+        raise SpecError("--slices goes with text, markdown and latex; others have a row a slice")
     _, plan = to_read(o)
     loaded = api.Loaded.of(plan)
     how = {"metric": o.metric, "differences": o.differences}
@@ -395,8 +394,8 @@ def do_results(o: Namespace) -> int:
         content = loaded.parquet(**how)
     elif o.format == "csv":
         content = loaded.csv(wide=o.wide, **how).encode()
-    elif o.format == "json":
-        content = loaded.to_json(**how).encode()
+    elif o.format in ("json", "recipe"):
+        content = (loaded.recipe() if o.format == "recipe" else loaded.to_json(**how)).encode()
     else:
         content = f"{loaded.table(form=o.format, slices=o.slices, **how)}\n".encode()
     if o.output:

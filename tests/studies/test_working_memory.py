@@ -1,6 +1,6 @@
-"""The studies of training recipes and of effective windows: the notes' rows and arithmetic, what is
-refused beforehand, and the notes' own table made from records.  (16) and others are acceptance
-checks."""
+"""The studies of working memory, of training recipes and of effective windows: the notes' rows and
+arithmetic, what is refused beforehand, and the notes' own table made from records.  (16) and others
+are acceptance checks."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import pytest
 import paribus
 from paribus import parts, presets
 from paribus.analysis.recipe import HEAD, markdown, recipe
+from paribus.errors import SpecError
 from paribus.nn.declare import counts
 from paribus.nn.reach import reach
 from paribus.store import Store
@@ -22,7 +23,7 @@ from paribus.study.plan import Plan, study_record
 from paribus.text import paths
 from tests.command import paribus as run
 
-STUDIES = ("lm-recipe", "effective-window")
+STUDIES = ("lm-recipe", "effective-window", "working-memory")
 
 
 @pytest.fixture(autouse=True)
@@ -105,6 +106,51 @@ def test_windows_depths_and_seeds(tmp_path: Path) -> None:
     assert seen["memory"] >= {"none", "cut", "xl", "sliding", "tokens", "retrieval", "linear"}
 
 
+def test_the_notes_models(tmp_path: Path) -> None:
+    """(19) Both shapes of the notes' model, one epoch of each in segments of 1,024 and of 2,048 at
+    equal tokens a step; the recipe is that of Table A's chosen row."""
+    made = plan("working-memory", "paper", tmp_path)
+    info = made.record["variants_info"]
+    assert {n: info[n]["parameters"] for n in info} == {
+        "wide4-1024": 83_108_864,
+        "wide4-2048": 83_108_864,
+        "deep16-1024": 83_116_544,
+        "deep16-2048": 83_116_544,
+    }
+    for v in made.expansion.variants:
+        spec = v.spec
+        assert (spec.task.length, spec.rows * spec.task.length, spec.steps) == (
+            int(v.tags["segment"] or 0), 262_144, 12_000,
+        )  # fmt: skip
+        assert spec.model.width // spec.model.heads == 64
+        assert (spec.optim.name, spec.optim.lr, spec.clip) == ("adam", 1e-3, None)
+        assert spec.schedule.name == "constant"
+    wide, deep = (v.spec.model for v in made.expansion.variants[::2])
+    for mine, preset in ((wide, presets.wm83m_wide4()), (deep, presets.wm83m_deep16())):
+        for field in ("width", "layers", "heads", "vocab", "tied", "mask", "norm", "logit_scale"):
+            assert getattr(mine, field) == getattr(preset, field), field
+
+
+def test_both_shapes_have_as_much_and_are_asked_the_same(tmp_path: Path) -> None:
+    """At the small scale parameters differ by less than one in a thousand, all trainings take less
+    than 2e16 operations, and no length of a probe is left to the model."""
+    made = plan("working-memory", "small", tmp_path)
+    assert len(made.record["seeds"]) == 5
+    info = made.record["variants_info"]
+    sizes = [of["parameters"] for of in info.values()]
+    assert max(sizes) < 1.001 * min(sizes)
+    assert 5 * sum(of["flops"] for of in info.values()) < 2e16
+    for e in made.study.evaluate:
+        given = [getattr(e.what, f, None) for f in ("lengths", "delays", "histories")]
+        assert e.what is None or any(given)
+    # A claim about what lies beyond the trained length asks beyond it, and one about the inside
+    # in a row that fits into it.
+    lags = [n + 16 for n in next(e.what for e in made.study.evaluate if e.name == "lag").delays]
+    for length in (256, 512):
+        assert {3 * length // 4, length, 3 * length // 2} <= {*lags}
+        assert 3 * length // 4 + 2 * 16 <= length
+
+
 def test_books_are_taken_where_they_are(tmp_path: Path) -> None:
     (tmp_path / "data" / "novels").mkdir(parents=True)
     for name in STUDIES:
@@ -154,6 +200,35 @@ def test_the_notes_table_from_three_records(tmp_path: Path) -> None:
     assert text.splitlines()[0] == "| variant | " + " | ".join(HEAD) + " |"
     assert "warning: attention kernel differs" in text
     assert loaded.recipe().count("\n| ") >= 20
+    shown = run("results", "lm-recipe", "--scale", "smoke", "--format", "recipe")
+    assert (shown.returncode, shown.stdout) == (0, loaded.recipe())
+    assert "warning: declared and not there: half-fixed" in shown.stdout
+    file = tmp_path / "out" / "recipe.md"
+    assert (
+        run("report", "lm-recipe", "--scale", "smoke", "--output", str(file.parent)).returncode == 0
+    )
+    assert file.read_text() == loaded.recipe()
+    mixed = run(
+        "results", "lm-recipe", "--scale", "smoke", "--format", "recipe", "--metric", "loss"
+    )
+    assert mixed.returncode == 2 and "recipe without --metric" in mixed.stderr
+
+
+def test_perplexity_is_that_of_the_trained_length() -> None:
+    """Of a study that judges at several lengths, neither their mean nor another one's."""
+    made = study_record(
+        Plan(source.load("effective-window", scale="smoke").study, Store(Path("h")))
+    )
+    name = made["variants"][0]["name"]
+    levels = made["variants"][0]["levels"]
+    blank = {"variant": name, "trial": "t", "seed": 1, "status": "done", "slice": "", **levels}
+    rows = [{**blank, "evaluation": "lm", "metric": "ppl", "length": str(n), "value": float(n)}
+            for n in (8, 16, 32)]  # fmt: skip
+    assert recipe(made, rows)[0][0]["test_ppl"] == 32.0
+    untrained = markdown(made, []).splitlines()[2].split(" | ")
+    assert untrained[5].endswith("k(8.22k)") and len(untrained[5]) > len("k(8.22k)")
+    with pytest.raises(SpecError, match="measures no perplexity"):
+        recipe({**made, "metrics": {}}, rows)
 
 
 @pytest.mark.full
@@ -175,3 +250,25 @@ def test_every_memory_is_trained_and_judged(tmp_path: Path) -> None:
     assert at["L1-xl-8", "16"] == pytest.approx(at["L1-xl-8", "32"], rel=1e-5)
     made = {p.name for p in loaded.write_outputs(tmp_path / "out")}
     assert "probe-lag.png" in made  # gain by lag, in panels: the arms are many
+
+
+@pytest.mark.full
+def test_both_shapes_are_asked_everything(tmp_path: Path) -> None:
+    done = run("run", "working-memory", "--scale", "smoke", "--workers", "2", report=False)
+    assert done.returncode == 0, done.stderr
+    loaded = paribus.load("working-memory", scale="smoke")
+    assert {r["status"] for r in loaded._rows} == {"done"}
+    asked = {"valid", "test", "lm", "copy", "memory", "foreign", "order", "lag", "reverse",
+             "induction", "history"}  # fmt: skip
+    assert {r["evaluation"] for r in loaded._rows} == asked
+    verdicts = {v.name: v.verdict for v in loaded.verdicts()}
+    assert verdicts["context"] == "met"
+    assert "missing" not in verdicts.values()
+    for name in ("random", "text", "far"):
+        assert verdicts[f"{name}_wide4"] in ("met", "not met")
+    # The control of a foreign sequence keeps places, the permuted one the tokens: the same copies.
+    at = {(r["evaluation"], r["variant"], r["slice"]): r["value"] for r in loaded._rows
+          if r["metric"] == "copied" and r["slice"].startswith("cell=")}  # fmt: skip
+    for (evaluation, variant, cell), value in at.items():
+        if evaluation in ("foreign", "order"):
+            assert value == pytest.approx(at["memory", variant, cell])

@@ -13,6 +13,7 @@ from typing import Any
 from paribus.analysis.cells import Row
 from paribus.analysis.realised import COLUMNS
 from paribus.analysis.sheets import escaped
+from paribus.errors import SpecError
 from paribus.study.measures import Node
 
 NAMES = {"constant": "none", "wsd": "WSD", "cosine": "CosineAnnealing", "linear": "Linear",
@@ -23,6 +24,12 @@ HEAD = (
 )
 
 
+def told_of(study: Node) -> bool:
+    """Whether it trains language models, of which there is such a table."""
+    info = study["variants_info"]
+    return "ppl" in study["metrics"] and all("spec" in info[v["name"]] for v in study["variants"])
+
+
 def recipe(study: Node, rows: Sequence[Row]) -> tuple[list[dict[str, Any]], list[str]]:
     """(rows by these columns, after the variant's name; warnings).
 
@@ -30,10 +37,16 @@ def recipe(study: Node, rows: Sequence[Row]) -> tuple[list[dict[str, Any]], list
     seg_len         tokens of a row, or of a segment where the model has a memory
     seg_num         rows (or segments) of a micro-step on all devices, as realised
     factor          of a fall of the rate
-    valid_ppl …     means over seeds, of the evaluations of the validation and of the test split
+    valid_ppl …     means over seeds, of the evaluations of the validation and of the test split, at
+                    the trained length
     GPU-hours       mean over seeds: seconds of training × devices / 3600
     remark          what of the record differs between rows, seeds, states of missing trials
     """
+    if not told_of(study):
+        raise SpecError(
+            f"recipe: {study['instance']} measures no perplexity (ppl); this table is of trainings "
+            "of language models; others have --format markdown"
+        )
     of: dict[str, list[Row]] = {v["name"]: [] for v in study["variants"]}
     for r in rows:
         if r["variant"] in of:
@@ -42,7 +55,9 @@ def recipe(study: Node, rows: Sequence[Row]) -> tuple[list[dict[str, Any]], list
     out = []
     for name, mine in of.items():
         spec = study["variants_info"][name]["spec"][-1]["spec"]
-        out.append({"variant": name, **_declared(spec), **_realised(study, mine, spec, differ)})
+        realised = _realised(study, mine, spec, differ)
+        size = study["variants_info"][name]["parameters"]
+        out.append({"variant": name, **_declared(spec), **realised, "_parameters": size})
     return out, _warnings(differ, out)
 
 
@@ -75,7 +90,6 @@ def _declared(spec: Mapping[str, Any]) -> dict[str, Any]:
 def _realised(
     study: Node, mine: Sequence[Row], spec: Mapping[str, Any], differ: Mapping[str, set[str]]
 ) -> dict[str, Any]:
-    name = mine[0]["variant"] if mine else ""
     first: dict[str, Row] = {}
     for r in mine:
         first.setdefault(r["trial"], r)
@@ -84,11 +98,12 @@ def _realised(
     length, segment = spec["task"].get("length") or 0, (spec["model"].get("memory") or {})
     micro = {(r.get("micro_batch") or 0) * (r.get("world") or 1) for r in there}
     each = -(-length // segment["segment"]) if segment.get("segment") else 1
-    splits = {c["evaluation"]: c["split"] for c in study["conditions"]}
 
     def ppl(split: str) -> float | None:
-        found = [r["value"] for r in mine if r["metric"] == "ppl" and not r["slice"]
-                 and splits.get(r["evaluation"]) == split and r["value"] is not None]  # fmt: skip
+        found = [r["value"] for c in _trained_length(study, split, length) for r in mine
+                 if (r["metric"], r["slice"], r["evaluation"]) == ("ppl", "", c["evaluation"])
+                 and all(r.get(f) == tag for f, tag in c["levels"].items())
+                 and r["value"] is not None]  # fmt: skip
         return math.fsum(found) / len(found) if found else None
 
     remarks = [f"{c} {r[c]}" for c in differ for r in there[:1] if r.get(c) is not None]
@@ -96,15 +111,22 @@ def _realised(
     remarks.append("n = 1: no claim" if n == 1 else f"n = {n}")
     states = [r["status"] for r in first.values() if r["status"] != "done"]
     remarks += [f"{states.count(s)} {s}" for s in dict.fromkeys(states)]
-    parameters = study["variants_info"][name]["parameters"] if name else None
     return {
         "seg_num": next(iter(micro)) * each if len(micro) == 1 else None,
         "valid_ppl": ppl("validation"),
         "test_ppl": ppl("test"),
         "GPU-hours": math.fsum(hours) / len(hours) if hours else None,
         "remark": "; ".join(remarks),
-        "_parameters": parameters,
     }
+
+
+def _trained_length(study: Node, split: str, length: int) -> list[Node]:
+    """The conditions of a split that are as in training: without levels of their own, else at the
+    trained length."""
+    mine = [c for c in study["conditions"] if c["split"] == split
+            and c["evaluation"] in study["metrics"]["ppl"]["evaluations"]]  # fmt: skip
+    plain = [c for c in mine if not c["levels"]]
+    return plain or [c for c in mine if {*c["levels"].values()} == {str(length)}]
 
 
 def _differing(rows: Sequence[Row]) -> dict[str, set[str]]:

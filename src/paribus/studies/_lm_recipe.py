@@ -1,6 +1,7 @@
 """What the studies of working memory share: their text, and the recipe that the notes began with.
 
-The notes are a laboratory diary of March 2024; docs/studies/lm-recipe.md sets them beside ours.
+The notes are a laboratory diary of March 2024; docs/studies/working-memory.md and
+lm-recipe.md set them beside ours.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 The notes' two tables, batch sizes at a constant rate and stable ratios of WSD, in one design that
 changes one thing at a time, at equal tokens; beside them the rows that the notes planned and never
 filled in (cosine, plateau, KeyNorm), and batches that take the rate or the optimizer's memory
-along.  The kernel is the same in all rows.  ``paribus.load("lm-recipe").recipe()`` is the notes'
-own table.
+along.  The kernel is the same in all rows.  ``paribus results lm-recipe --format recipe`` is the
+notes' own table.
 """
 
 from paribus import Eval, Factor, Study, better, equal, norms, optim, probes, scales, schedules

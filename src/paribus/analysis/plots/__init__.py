@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
 
+from paribus.analysis import spanned
 from paribus.analysis.plots import (
     along,
     axes,
@@ -81,9 +82,9 @@ def sliced(m: Material) -> Iterator[Figure]:
 def probed(m: Material) -> Iterator[Figure]:
     """A figure for each probe that has an axis."""
     if m.any and len(m.chosen) <= DRAWN:
-        for c in along.conditions(m):
+        for c in spanned.conditions(m.results):
             own = partial(along.data, condition=c), partial(along.draw, condition=c)
-            yield Figure(f"probe-{plain(along.name(c))}", "cap_probe", *own)
+            yield Figure(f"probe-{plain(spanned.name(c))}", "cap_probe", *own)
 
 
 def figures(m: Material) -> Iterator[Drawn]:

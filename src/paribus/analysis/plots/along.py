@@ -3,45 +3,22 @@ and at the field of the models."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from paribus.analysis import slices
-from paribus.analysis.cells import condition_label
 from paribus.analysis.plots.canvas import GREY, Canvas, below, legend, short
 from paribus.analysis.plots.curve import along as ticked
 from paribus.analysis.plots.material import PANELS, SINGLE, Material, Point, mean_point
+from paribus.analysis.spanned import places as placed
 from paribus.study.measures import Node
-
-
-def conditions(m: Material) -> Iterator[Node]:
-    """Conditions of probes with an axis whose slices are recorded: a figure each."""
-    for c in m.study["conditions"]:
-        if c.get("curve") and c["split"] == "test" and _places(m, c):
-            yield c
-
-
-def name(condition: Node) -> str:
-    label = condition_label(condition)
-    evaluation = str(condition["evaluation"])
-    return evaluation if label == evaluation else f"{evaluation} {label}"
-
-
-def _places(m: Material, c: Node) -> dict[str, tuple[str, float]]:
-    """Slice -> (which curve, place on the axis): of cells "curve@place" where they were recorded,
-    else of the axis alone."""
-    levels, curve = slices.levels(m.results, c), c["curve"]
-    cells = [x.rpartition("@") for x in levels.get("cell", ())] if curve["by"] else []
-    if cells and all(at for _, at, _ in cells):
-        return {f"cell={a}@{b}": (a, float(b)) for a, _, b in cells}
-    return {f"{curve['axis']}={x}": ("", float(x)) for x in levels.get(curve["axis"], ())}
 
 
 def data(m: Material, condition: Node) -> list[Point]:
     """A point for each arm, metric and place: {"panel", "metric", "series", "x", "y", "low",
     "high", "n", "of"}; [] where there are too many lines or panels.  Of many arms the gain alone,
     in panels of their own ("arms")."""
-    places, curve = _places(m, condition), condition["curve"]
+    places, curve = placed(m.results, condition), condition["curve"]
     panels = list(dict.fromkeys(panel for panel, _ in places.values()))
     metrics = [x for x in (curve["metric"], curve["control"], curve["gain"]) if x]
     if many := len(m.chosen) > SINGLE:

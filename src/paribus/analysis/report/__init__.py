@@ -84,6 +84,13 @@ class Told:
         self.findings, self.imports, self.gaps = findings, imports, gaps
         self.provenance = dict(provenance or {})
 
+    @functools.cached_property
+    def spans(self) -> list[Any]:
+        """How far each arm's memory reaches, along each probe that has an axis."""
+        from paribus.analysis.spanned import spanned
+
+        return spanned(self.material.results, self.material.chosen)
+
     def context(self) -> dict[str, Any]:
         """What the template of the page and the Markdown are filled with."""
         from paribus.analysis import settings, words
@@ -120,6 +127,7 @@ class Told:
             "stated": states.both,
             "sheets": self._sheets(),
             "learned": self._learned(),
+            "spans": self.spans if self.material.any else [],
             "edges": tuning.edges(tuned),
             "findings": self._findings(),
             "fairness": facts.fairness(study, rows),

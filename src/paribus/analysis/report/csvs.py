@@ -4,6 +4,7 @@ the curves of training.
 results.csv          arm × condition × metric: mean over seeds, sd, and per cent of the baseline arm
 results_<arm>.csv    the same of one arm, with its slices (the tasks of CORE, places, lengths)
 training_curves.csv  trial × step: loss and factor of the learning rate, as far as recorded
+spans.csv            of probes with an axis: arm × curve: L50, L90 and effective window
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ def files(told: Told) -> dict[str, bytes]:
         out[f"results_{name.replace('/', '_')}.csv"] = to_csv(lines)
     if curves := list(_curves(told)):
         out["training_curves.csv"] = to_csv(curves)
+    if told.spans:
+        out["spans.csv"] = to_csv([s.data() for s in told.spans])
     return {name: text.encode() for name, text in out.items()}
 
 

@@ -24,6 +24,7 @@ def page(told: Told, lang: str, folder: str) -> str:
         *_answer(told, c, lang, folder),
         *_learned(c, lang),
         *_results(c, lang),
+        *_spans(c, lang),
         *_pictures(told, c, lang, folder),
         *_claims(c, lang),
         *_registration(c, lang),
@@ -106,6 +107,20 @@ def _results(c: dict[str, Any], lang: str) -> Iterator[str]:
                 + f"\n\n<sub>{say('diff_note', lang, of=say('of_ppl' if of else 'of_mean', lang))}"
                 "</sub>",
             )
+
+
+def _spans(c: dict[str, Any], lang: str) -> Iterator[str]:
+    if not c["spans"]:
+        return
+    yield f"## {say('spans', lang)}"
+    heads = [say("probe", lang), say("curve", lang), say("variant", lang), "n"]
+    table = _table(
+        [*heads, *c["spans"][0].cells()],
+        [[s.evaluation, s.curve or "–", s.variant, f"{s.seeds}/{s.planned}", *s.cells().values()]
+         for s in c["spans"]],
+    )  # fmt: skip
+    yield table if len(c["spans"]) <= 12 else _details(say("spans", lang), table)
+    yield f"<sub>{say('spans_note', lang)}</sub>"
 
 
 def _learned(c: dict[str, Any], lang: str) -> Iterator[str]:

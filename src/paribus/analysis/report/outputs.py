@@ -3,7 +3,8 @@
 comparison_table.txt       a line an arm: its metric at the end and at best, parameters, hours
 hypothesis_validation.txt  what came of each claim
 analysis_results.json      the same as data, each trial and each claim
-*.csv                      results by arm, slices of each, curves of training (csvs.py)
+*.csv                      results by arm, slices of each, curves of training, spans (csvs.py)
+recipe.md                  of language models: what was trained how, and what came out (recipe.py)
 val_<metric>_comparison.png, parameter_distribution.png and every other figure of the report
 """
 
@@ -17,6 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from paribus.analysis import recipe
 from paribus.analysis.plots.canvas import styled
 from paribus.analysis.report import csvs
 from paribus.analysis.stats import Sample
@@ -51,6 +53,8 @@ def files(told: Told, table: str, verdicts: str, lang: str = "en") -> dict[str, 
         TEXTS[1]: f"{verdicts}\n".encode(),
     }
     out |= csvs.files(told)
+    if recipe.told_of(told.study):
+        out["recipe.md"] = recipe.markdown(told.study, told.rows).encode()
     called = names(told.study["primary"])
     for d in told.drawn:
         with styled():  # anew: one that was drawn for a page has kept its layout

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from paribus.analysis.plots import DRAWN, Drawn, Material, along, heat, plain
+from paribus.analysis import spanned
+from paribus.analysis.plots import DRAWN, Drawn, Material, heat, plain
 from paribus.analysis.plots.axes import axis_of, learning
 from paribus.analysis.plots.canvas import styled
 from paribus.analysis.words import arm, say
@@ -27,7 +28,7 @@ def caption(d: Drawn, m: Material, lang: str) -> str:
     facts["axis"] = axis.name if axis else ""
     sliced = d.name.startswith("slices-")
     if d.name.startswith("probe-"):
-        known = map(along.name, along.conditions(m))
+        known = map(spanned.name, spanned.conditions(m.results))
         facts["evaluation"] = next(n for n in known if f"probe-{plain(n)}" == d.name)
     parts = [] if sliced else [say(d.caption, lang, **facts)]
     if d.name in ("primary", "learning"):

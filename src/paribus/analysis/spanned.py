@@ -1,0 +1,151 @@
+"""Spans of each arm along the axis of a probe, from a study's records: the seed is the unit.
+
+Of each seed: where its accuracy along the axis, corrected for the control where the probe has one,
+falls to a half and to nine tenths (`spans.crossing`, without a form).  Of an arm: the median of its
+seeds, between the lowest and the highest, so that a span beyond what was asked ("> 512", "< 4")
+keeps its place in the order and is no number.  The effective window is the largest place up to
+which, from that of the largest gain on, the lower end of the 90 % t-interval over seeds is above 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from paribus.analysis import slices, spans
+from paribus.analysis.cells import Results, condition_label
+from paribus.analysis.stats import Sample
+from paribus.study.measures import Node
+
+ALPHA = 0.05  # of each end of an interval over seeds
+
+
+class Spanned(NamedTuple):
+    """An arm along one curve.
+
+    Attributes:
+        evaluation: as it is called.
+        curve: the level of the slice that tells curves apart (a source); "": there is one.
+        seeds, planned: with values at two places or more, and in all.
+        found: "L50", "L90" -> the seeds' spans, the lowest first.
+        window: the effective window; None: the probe has no gain, or there is one seed.
+        ratios: of the effective window to the model's direct "window" and to its "field".
+    """
+
+    evaluation: str
+    curve: str
+    variant: str
+    seeds: int
+    planned: int
+    found: dict[str, list[spans.Span]]
+    window: spans.Span | None
+    ratios: dict[str, float]
+
+    def text(self, level: str) -> str:
+        """The median over seeds, and in brackets the lowest and the highest one."""
+        own = self.found[level]
+        low, middle, high = str(own[0]), str(own[(len(own) - 1) // 2]), str(own[-1])
+        return middle if low == high else f"{middle} [{low}, {high}]"
+
+    def cells(self) -> dict[str, str]:
+        """What a table shows."""
+        window = "–" if self.window is None else self.window.censored or f"{self.window.value:g}"
+        return {
+            "L50": self.text("L50"),
+            "L90": self.text("L90"),
+            "effective window": window,
+            "/ direct": _ratio(self.ratios.get("window")),
+            "/ theoretical": _ratio(self.ratios.get("field")),
+        }
+
+    def data(self) -> dict[str, Any]:
+        """A row of a table of plain data; a span beyond what was asked is text."""
+        row: dict[str, Any] = {"evaluation": self.evaluation, "curve": self.curve,
+                               "variant": self.variant, "n": self.seeds}  # fmt: skip
+        for level, own in self.found.items():
+            for what, i in (("", (len(own) - 1) // 2), (" lowest", 0), (" highest", -1)):
+                row[f"{level}{what}"] = _plain(own[i])
+        row["effective window"] = None if self.window is None else _plain(self.window)
+        return row | {
+            "effective / direct": self.ratios.get("window"),
+            "effective / theoretical": self.ratios.get("field"),
+        }
+
+
+def _ratio(x: float | None) -> str:
+    return "–" if x is None else f"{x:.3g}"
+
+
+def _plain(span: spans.Span) -> float | str:
+    return span.censored or str(span) if span.value is None else round(span.value, 4)
+
+
+def conditions(results: Results) -> Iterator[Node]:
+    """Judged conditions of probes with an axis whose slices are recorded."""
+    for c in results.study["conditions"]:
+        if c.get("curve") and c["split"] == "test" and places(results, c):
+            yield c
+
+
+def name(condition: Node) -> str:
+    label = condition_label(condition)
+    evaluation = str(condition["evaluation"])
+    return evaluation if label == evaluation else f"{evaluation} {label}"
+
+
+def places(results: Results, c: Node) -> dict[str, tuple[str, float]]:
+    """Slice -> (which curve, place on the axis): of cells "curve@place" where they were recorded,
+    else of the axis alone."""
+    levels, curve = slices.levels(results, c), c["curve"]
+    cells = [x.rpartition("@") for x in levels.get("cell", ())] if curve["by"] else []
+    if cells and all(at for _, at, _ in cells):
+        return {f"cell={a}@{b}": (a, float(b)) for a, _, b in cells}
+    return {f"{curve['axis']}={x}": ("", float(x)) for x in levels.get(curve["axis"], ())}
+
+
+def spanned(results: Results, arms: Iterable[str]) -> list[Spanned]:
+    """Every curve of these arms, in the order of conditions, curves and arms."""
+    arms, out = list(arms), []
+    for c in conditions(results):
+        where = places(results, c)
+        for curve in dict.fromkeys(of for of, _ in where.values()):
+            at = sorted((x, slice_) for slice_, (of, x) in where.items() if of == curve)
+            found = (_arm(results, c, curve, at, arm) for arm in arms if len(at) > 1)
+            out += [x for x in found if x is not None]
+    return out
+
+
+def _arm(
+    results: Results, condition: Node, curve: str, at: Sequence[tuple[float, str]], arm: str
+) -> Spanned | None:
+    study, told = results.study, condition["curve"]
+    trials = [t for t in study["trials"] if study["variants"][t["variant"]]["name"] == arm]
+
+    def values(trial: Node, metric: str) -> dict[float, float]:
+        rows = ((x, results.row(trial["name"], metric, condition, s)) for x, s in at)
+        return {x: float(row["value"]) for x, row in rows if row is not None}
+
+    seeds = [(y, t) for t in trials if len(y := values(t, told["metric"])) > 1]
+    if not seeds:
+        return None
+    found: dict[str, list[spans.Span]] = {}
+    for q in spans.LEVELS:
+        own = []
+        for y, t in seeds:
+            control = values(t, told["control"]) if told["control"] else {}
+            guess = [min(max(control.get(x, 0.0), 0.0), 1 - 1e-6) for x in y]
+            own.append(spans.crossing(list(y), list(y.values()), guess, q))
+        found[f"L{100 * q:.0f}"] = sorted(own, key=spans.end)
+    window, ratios = None, dict[str, float]()
+    if told["gain"] and len(seeds) > 1:
+        window = _window([values(t, told["gain"]) for _, t in seeds])
+        reach: Mapping[str, Any] = study["variants_info"][arm].get("reach") or {}
+        ratios = {k: window.value / x for k, x in reach.items() if x and window.value is not None}
+    return Spanned(name(condition), curve, arm, len(seeds), len(trials), found, window, ratios)
+
+
+def _window(gains: Sequence[Mapping[float, float]]) -> spans.Span:
+    """Of the gains of each seed, at the places that all of them have."""
+    xs = sorted(set.intersection(*(set(g) for g in gains)))
+    each = [Sample(tuple(g[x] for g in gains)) for x in xs]
+    return spans.effective(xs, [s.mean for s in each], [s.interval(ALPHA)[0] for s in each])
