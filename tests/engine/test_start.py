@@ -57,6 +57,10 @@ def test_what_does_not_fit_is_refused(base: Any) -> None:
         tiny.train([wide])
     with pytest.raises(SpecError, match="is not there"):
         tiny.train([tiny.member(1, start=start("nowhere"), steps=1)])
+    text = file.parent / "text.txt"
+    text.write_text("some words, and no weights")
+    with pytest.raises(SpecError, match=r"text\.txt is no file of weights"):
+        tiny.train([tiny.member(1, start=start(str(text)), steps=1)])
     with pytest.raises(SpecError, match="goes on with the weights of the one before"):
         expand(Study("s", "?", base=tiny.spec().then("more", {"start": start(str(file))})))
 

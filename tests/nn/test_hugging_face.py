@@ -156,3 +156,22 @@ def test_a_folder_is_read_without_the_library(case, tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(SpecError, match="'bert' cannot be read"):
         hugging_face(tmp_path)
+
+
+def test_gpt2_with_a_head_of_its_own_and_what_has_no_counterpart() -> None:
+    config = transformers.GPT2Config(
+        n_embd=16, n_layer=1, n_head=2, n_positions=12, vocab_size=30, tie_word_embeddings=False,
+        bos_token_id=0, eos_token_id=0,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    hf = transformers.GPT2LMHeadModel(config).eval()
+    model, p = from_hf_gpt2(hf)
+    assert not model.tied
+    ids = torch.arange(12)[None]
+    with torch.no_grad():
+        want = hf(ids).logits
+        found = Transformer(model)(p, ids[None])[0]
+    assert torch.allclose(want, found, atol=1e-5)
+    hf.config.scale_attn_by_inverse_layer_idx = True
+    with pytest.raises(Refused, match="scale_attn_by_inverse_layer_idx=True"):
+        from_hf_gpt2(hf)

@@ -339,3 +339,26 @@ def test_a_model_of_one_s_own_is_asked_too(folder: Path, tmp_path: Path) -> None
         assert heads == "not run: the model does not show its attention"
     finally:
         parts.use_local(None)
+
+
+@pytest.mark.parametrize(
+    ("kind", "row", "why"),
+    [
+        ("multiple_choice", {"choices": ["a"], "gold": 0}, "has no 'query'"),
+        ("multiple_choice", {"query": "q", "choices": ["a"], "gold": 1}, "gold 1 of 1 options"),
+        ("schema", {"context_options": ["a", "b"], "gold": 0}, "has no 'continuation'"),
+        ("language_modeling", {"context": "a"}, "has no 'continuation'"),
+    ],
+)
+def test_broken_questions_are_named(kind: str, row: dict[str, Any], why: str) -> None:
+    with pytest.raises(SpecError, match=why):
+        _icl.prompts(kind, row, [], " ")
+
+
+def test_broken_bundles_are_named(tmp_path: Path) -> None:
+    (tmp_path / "core.yaml").write_text("icl_tasks:\n- label: x\n  dataset_uri: x.jsonl\n")
+    with pytest.raises(SpecError, match="task 1 has no icl_task_type"):
+        _core.tasks(tmp_path)
+    (tmp_path / "x.jsonl").write_text('{"query": 1}\n{broken\n')
+    with pytest.raises(SpecError, match=r"x\.jsonl, line 2"):
+        _core.rows(tmp_path / "x.jsonl")

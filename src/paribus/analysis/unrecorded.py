@@ -54,6 +54,8 @@ def lines(found: Data, labels: Sequence[str], metrics: Mapping[str, Metric]) -> 
         metrics: of all tasks, in the order in which they are shown.
     """
     conditions = found["conditions"]
+    there = {k for c in found["conditions"] for k in c["metrics"]}
+    metrics = {k: m for k, m in metrics.items() if k in there or m.of in there} or metrics
     units = [f"{k} in {m.unit}" for k, m in metrics.items() if m.unit]
     trivial = list(dict.fromkeys((name, k) for c in conditions for name, k, _ in _baselines(c)))
     differs, same = _realised([c["realised"] for c in conditions])

@@ -30,7 +30,10 @@ class _Held:
 
 def hugging_face(folder: Path) -> tuple[Model, dict[str, Tensor]]:
     """(model, parameters [1, …]) of a GPT-2 or Llama folder; fp32."""
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SpecError(f"{folder / 'config.json'}: {error}") from None
     kind = config.get("model_type")
     if kind not in KINDS:
         raise SpecError(f"{folder}: models of type {kind!r} cannot be read; {', '.join(KINDS)} can")

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from paribus.engine import checkpoint, foreign
 from paribus.engine.net import ExternalNet, Net
-from paribus.errors import Refused
+from paribus.errors import Refused, SpecError
 from paribus.spec import Model, Spec, Start
 from paribus.text import weights
 
@@ -18,7 +19,10 @@ def read(start: Start) -> tuple[Model | None, dict[str, Tensor]]:
     """(the model, where the checkpoint tells it; path -> tensor)."""
     found = weights.files(start)
     if found[0].name != "config.json":
-        return None, checkpoint.read_weights(found[0])
+        try:
+            return None, checkpoint.read_weights(found[0])
+        except SafetensorError as error:
+            raise SpecError(f"start: {found[0]} is no file of weights ({error})") from None
     model, held = foreign.hugging_face(found[0].parent)
     return model, {k: t[0] for k, t in held.items()}
 

@@ -25,6 +25,12 @@ def from_hf_gpt2(hf: Any) -> tuple[Model, dict[str, Tensor]]:
     c = hf.config
     if c.activation_function not in ("gelu_new", "gelu_pytorch_tanh", "gelu"):
         raise Refused(f"GPT-2 with {c.activation_function} has no counterpart here")
+    usual = {"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False}
+    usual["add_cross_attention"] = False
+    odd = [name for name, said in usual.items() if getattr(c, name, said) != said]
+    if odd:
+        raise Refused(f"GPT-2 with {odd[0]}={getattr(c, odd[0])} has no counterpart here")
+    tied = bool(getattr(c, "tie_word_embeddings", True))
     model = presets.gpt2(
         width=c.n_embd,
         layers=c.n_layer,
@@ -36,6 +42,7 @@ def from_hf_gpt2(hf: Any) -> tuple[Model, dict[str, Tensor]]:
         embed_dropout=c.embd_pdrop,
         attn_dropout=c.attn_pdrop,
         dropout=c.resid_pdrop,
+        tied=tied,
     )
     s = hf.state_dict()
     p = {"embed.tokens": s["transformer.wte.weight"], "position.table": s["transformer.wpe.weight"]}
@@ -53,6 +60,8 @@ def from_hf_gpt2(hf: Any) -> tuple[Model, dict[str, Tensor]]:
         for a, b in (("up", "c_fc"), ("down", "c_proj")):
             p[f"{mine}.mlp.{a}"] = s[f"{theirs}.mlp.{b}.weight"].T
             p[f"{mine}.mlp.{a}_bias"] = s[f"{theirs}.mlp.{b}.bias"]
+    if not tied:
+        p["head"] = s["lm_head.weight"]
     p["final_norm.gain"], p["final_norm.bias"] = (
         s["transformer.ln_f.weight"],
         s["transformer.ln_f.bias"],
@@ -124,6 +133,8 @@ def _rope(c: Any) -> Any:
     scaling = None
     if kind != "default":
         name, fields = taken[kind]
+        if ("mscale" in fields) != ("mscale_all_dim" in fields):  # either alone says nothing there
+            fields = {k: v for k, v in fields.items() if not k.startswith("mscale")}
         scaling = getattr(scalings, name)(factor=factor, **fields)
     return positions.rope(
         base=rope.get("rope_theta") or getattr(c, "rope_theta", None) or 10000.0,

@@ -57,7 +57,9 @@ class Cached:
         T = ids_RT.shape[1]
         cache = cache.repeated(of_R, cache.length + T)
         number = torch.arange(T, device=self.device)[None]
-        place = (sizes_B[of_R][:, None] + number)[None]
+        # What pads a row stands at its last place: a model may end right behind it.
+        own_RT = torch.minimum(number, (sizes_R[:, None] - 1).clamp(min=0))
+        place = (sizes_B[of_R][:, None] + own_RT)[None]
         return self.core(
             self.p,
             ids_RT[None],
@@ -82,11 +84,14 @@ class Whole:
     ) -> Tensor:
         ids_BP, sizes_B = begun
         T, before_R = ids_RT.shape[1], sizes_B[of_R]
-        rows = ids_RT.new_zeros(len(of_R), int(before_R.max()) + T)
-        for r, (b, n) in enumerate(zip(of_R.tolist(), before_R.tolist(), strict=True)):
+        whole = int((before_R + sizes_R).max())
+        rows = ids_RT.new_zeros(len(of_R), whole)
+        told = zip(of_R.tolist(), before_R.tolist(), sizes_R.tolist(), strict=True)
+        for r, (b, n, own) in enumerate(told):
             rows[r, :n] = ids_BP[b, :n]
-            rows[r, n : n + T] = ids_RT[r]
+            rows[r, n : n + own] = ids_RT[r, :own]
         at_RT = before_R[:, None] + torch.arange(T, device=rows.device)
+        at_RT = at_RT.clamp(max=whole - 1)
         found = self.logits(rows)
         return found.gather(1, at_RT[..., None].expand(-1, -1, found.shape[2]))
 

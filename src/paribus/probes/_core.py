@@ -117,7 +117,10 @@ def tasks(folder: Path) -> list[Task]:
         with told.open(encoding="utf-8", newline="") as file:
             own = {r["Eval Task"]: float(r["Random baseline"]) for r in csv.DictReader(file)}
     out = []
-    for row in entries(listed.read_text(encoding="utf-8")):
+    for number, row in enumerate(entries(listed.read_text(encoding="utf-8")), 1):
+        needed = ("label", "dataset_uri", "icl_task_type", "num_fewshot")
+        if gone := [name for name in needed if name not in row]:
+            raise SpecError(f"{listed}: task {number} has no {gone[0]}")
         label = row["label"]
         known = KNOWN[label][0] if label in KNOWN else Task(label, "", "", 0)
         out.append(
@@ -163,8 +166,15 @@ def located(folder: Path, file: str) -> Path | None:
 
 
 def rows(path: Path) -> list[dict[str, Any]]:
+    out = []
     with path.open(encoding="utf-8") as file:
-        return [json.loads(line) for line in file if line.strip()]
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                try:
+                    out.append(json.loads(line))
+                except ValueError as error:
+                    raise SpecError(f"{path}, line {number}: {error}") from None
+    return out
 
 
 def guessing(task: Task, table: str, asked: Sequence[Mapping[str, Any]]) -> float:

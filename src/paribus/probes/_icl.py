@@ -46,11 +46,31 @@ def shots(i: int, n: int, k: int) -> list[int]:
     return [j + (j >= i) for j in found]  # as of the list that leaves i out
 
 
+NEEDED = {
+    "multiple_choice": ("query", "choices", "gold"),
+    "schema": ("context_options", "continuation", "gold"),
+    "language_modeling": ("context", "continuation"),
+}
+
+
+def checked(kind: str, row: Mapping[str, Any]) -> None:
+    """Refuse a question that lacks something, or whose right answer is none of its options."""
+    needed = NEEDED.get(kind, ())
+    if gone := [name for name in needed if name not in row]:
+        raise SpecError(f"a question of kind {kind} has no {gone[0]!r}: {str(dict(row))[:80]}")
+    if "gold" in needed:
+        options = row["choices" if kind == "multiple_choice" else "context_options"]
+        if not 0 <= int(row["gold"]) < len(options):
+            raise SpecError(f"gold {row['gold']} of {len(options)} options: {str(dict(row))[:80]}")
+
+
 def prompts(
     kind: str, row: Mapping[str, Any], worked: Sequence[Mapping[str, Any]], delimiter: str
 ) -> list[str]:
     """The texts of a question: of each option; of language modelling with the continuation and
     without it; and of multiple choice the bare question at last."""
+    for one in (row, *worked):
+        checked(kind, one)
     if kind == "multiple_choice":
         shown = (f"{x['query']}{delimiter}{x['choices'][x['gold']]}\n\n" for x in worked)
         bare = f"{''.join(shown)}{row['query']}{delimiter}"

@@ -94,10 +94,10 @@ class KeyValue(Probe, frozen=True, kw_only=True):
                 prompts.append(row["context"])
                 answers.append(row["answer"])
                 labels.append({"length": length, "place": place, "cell": f"{length}@{place}"})
-        found = _retrieval.answered(model, prompts, answers, labels)
-        longest = found.notes["longest prompt"]
+        whole = model.encode([p + a for p, a in zip(prompts, answers, strict=True)])
+        longest = max(map(len, whole), default=0)
         if model.limit is not None and longest > model.limit:
             raise Refused(
                 f"probes.key_value: {longest} tokens, and the model ends at {model.limit}"
             )
-        return found
+        return _retrieval.answered(model, prompts, answers, labels)

@@ -11,7 +11,7 @@ from typing import Any
 from paribus import spec as specs
 from paribus.contracts import Probe, Task
 from paribus.errors import Refused, SpecError
-from paribus.parts import dump
+from paribus.parts import defaults, dump
 from paribus.spec import CORE_REVISION, Spec, canonical, digest
 from paribus.study.study import Eval
 from paribus.text import weights
@@ -261,7 +261,8 @@ def evaluated(spec: Spec, changes: Mapping[str, Any]) -> Spec:
     """A trained spec with the settings of a condition, not resolved.
 
     Rows act in training alone.  Where the task's own words decide them, those that it was trained
-    with must not contradict what they are under the condition.
+    with must not contradict what they are under the condition; words that make no rows there
+    (tokens a step that are no multiple of the length) are left out.
     """
     trained = spec.task
     for path, value in changes.items():
@@ -273,7 +274,15 @@ def evaluated(spec: Spec, changes: Mapping[str, Any]) -> Spec:
                 f"task.{name}: {now!r}, but the weights are trained at {was!r}, and inputs of "
                 f"another {name} would mean something else to them"
             )
-    return specs.patch(spec, "rows", None) if spec.task.rows() is not None else spec
+    try:
+        decided = spec.task.rows() is not None
+    except SpecError:
+        usual = defaults(type(spec.task))
+        for name in sorted(spec.task.training & usual.keys()):
+            spec = specs.patch(spec, f"task.{name}", usual[name])
+        alone: Spec = specs.patch(spec, "rows", 1)
+        return alone
+    return specs.patch(spec, "rows", None) if decided else spec
 
 
 def _named(what: Any) -> bool:

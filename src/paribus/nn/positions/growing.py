@@ -13,6 +13,7 @@ from msgspec import Meta
 from paribus.contracts import Dims, P, Position, Scaling, View
 from paribus.errors import SpecError
 from paribus.lazy import torch
+from paribus.parts import hints
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -59,6 +60,8 @@ class Growing(Position, frozen=True, kw_only=True):
         own_F = self.base ** -(torch.arange(F, dtype=torch.float64, device=device) / F)
         lengths, at = (pos.token.long() + 1).clamp(min=1).unique(return_inverse=True)
         each = [self.scaling.fitted(n) for n in lengths.tolist()]
+        for field in hints(type(self.scaling)):  # what copies of it read is read of itself
+            getattr(self.scaling, field)
         theta = torch.stack([s.frequencies(own_F, self.base) for s in each])
         heat = torch.tensor([s.attention_factor() ** 2 for s in each], device=device).double()
         return {"theta": theta[at], "heat": heat[at]}

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from msgspec import Meta
 
 from paribus.contracts import Scaling
+from paribus.errors import SpecError
 from paribus.nn.scalings import _parts
 
 if TYPE_CHECKING:
@@ -50,6 +51,10 @@ class Yarn(Scaling, frozen=True, kw_only=True):
 
     def validate(self) -> None:
         _parts.in_order(self.name, self.beta_slow, self.beta_fast, "beta_slow and beta_fast")
+        if (self.mscale is None) != (self.mscale_all_dim is None):
+            raise SpecError(
+                f"scalings.{self.name}: mscale and mscale_all_dim: give both, or neither"
+            )
 
     def frequencies(self, own_F: Tensor, base: float) -> Tensor:
         fast, slow = self.beta_fast, self.beta_slow

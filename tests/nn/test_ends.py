@@ -1,0 +1,63 @@
+"""Questions of a model that ends somewhere, in batches whose padding would reach beyond."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from paribus import Study, positions, presets, scalings, tasks
+from paribus.engine import preflight
+from paribus.engine.net import Net
+from paribus.errors import SpecError
+from paribus.nn import spans
+from paribus.nn.questions import Span
+from paribus.spec import resolve
+from paribus.store import Store
+from paribus.study.plan import Plan
+from tests.engine import tiny
+
+END = 24
+
+
+def test_padding_reaches_no_place_beyond_the_last() -> None:
+    """A row that is full and one whose long rest follows a short beginning, together."""
+    model = presets.gpt2(
+        width=16, layers=2, heads=2, vocab=40, position=positions.learned(length=END)
+    )
+    spec = resolve(tiny.spec(model=model, task=tasks.copying(span=4, symbols=8, examples=4)))
+    net = Net([spec], "cpu", "sdpa")
+    p = net.initial([1])
+    made = torch.Generator().manual_seed(0)
+
+    def ids(n: int) -> list[int]:
+        return torch.randint(40, (n,), generator=made).tolist()
+
+    full, short = ids(END - 2), ids(2)
+    questions = [
+        [Span([*full, 1, 2], END - 2, END), Span([*full, 3, 4], END - 2, END)],
+        [Span([*short, *ids(END - 2)], 3, END), Span([*short, *ids(9)], 3, 11)],
+    ]
+    cached = spans.Cached(net.core, p)
+    whole = spans.Whole(lambda rows: net(p, {"inputs": rows[None]})[0])
+    alone = [spans.scores(cached, [q], 1)[0] for q in questions]
+    for model_ in (cached, whole):
+        together = spans.scores(model_, questions, 10_000)
+        for a, b in zip(alone, together, strict=True):
+            assert [x.nats for x in a] == pytest.approx([x.nats for x in b], rel=1e-5)
+            assert [x.likeliest for x in a] == [x.likeliest for x in b]
+
+
+def test_what_a_growing_position_reads_counts_as_read(tmp_path: Path) -> None:
+    scaling = scalings.dynamic_ntk(factor=4.0, original=8)
+    spec = tiny.spec(**{"model.position": positions.growing(scaling=scaling)})
+    study = Study("s", "?", base=spec)
+    (found,) = preflight.run(Plan(study, Store(tmp_path)).graphs(), tiny.Settings(), tmp_path)
+    assert not found.failed, found
+
+
+def test_half_of_a_rule_is_refused() -> None:
+    for half in ({"mscale": 0.7}, {"mscale_all_dim": 0.7}):
+        with pytest.raises(SpecError, match="give both, or neither"):
+            scalings.yarn(factor=4.0, original=256, **half)
