@@ -107,7 +107,12 @@ def _evaluate(p: argparse.ArgumentParser) -> None:
     p.add_argument("--over", action="append", default=[], metavar="PATH=VALUE,…",
                    help="a condition for each value; given again: each combination")  # fmt: skip
     p.add_argument("--split", choices=("test", "validation", "train"), default="test")
-    p.add_argument("--examples", type=int, metavar="N", help="at most N items of each condition")
+    p.add_argument(
+        "--examples",
+        type=int,
+        metavar="N",
+        help="at most N items of each condition; of a probe, of each task or cell",
+    )
     p.add_argument("--probe", metavar="NAME",
                    help="ask a probe, with --set probe.x=…, in place of the task; or the suite "
                    "memory")  # fmt: skip
