@@ -120,7 +120,8 @@ def _phases(study: Study, cell: Mapping[Factor, Any], *, final: bool) -> tuple[P
             try:
                 current = specs.patch(current, path, value)
             except SpecError as error:
-                raise SpecError(f"{where}: {error}") from None
+                also = '; or "keep" or "reset" what there is' if path == "optim" else ""
+                raise SpecError(f"{where}: {error}{also}") from None
         if out and current.start != out[0].spec.start:
             raise SpecError(
                 f"phase {name!r}: start: a later phase goes on with the weights of the one before"

@@ -49,6 +49,8 @@ class Stream(Source):
         if self.size < 1:
             have = min(task.eval_tokens, n)
             what = f"stride {stride}" if task.stride else f"length {t}"
+            if task.start >= have:
+                what = f"start {task.start}"
             raise SpecError(f"task: {what} exceeds the {have} evaluated tokens (eval_tokens)")
         self._order: dict[tuple[int, int], Any] = {}
         self._fitted: dict[int, list[Fitted]] = {}  # by seed, of each epoch
