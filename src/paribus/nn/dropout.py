@@ -28,6 +28,13 @@ def _mix(x: Tensor) -> Tensor:
     return x ^ ((x >> 31) & ((1 << 33) - 1))
 
 
+def _times_golden(index: Tensor, key: Tensor) -> Tensor:
+    """Places 0, 1, … times the constant.  Adding a number that is read from memory, and taking it
+    off, changes nothing; without it torch's compiler takes the product for an index of 32 bits,
+    which the constant does not fit, and the pass is not compiled."""
+    return ((index + key) - key) * GOLDEN
+
+
 class Dropout:
     """The dropout of one forward pass.
 
@@ -56,8 +63,8 @@ class Dropout:
         size = shape[2:].numel()
         row_B = torch.arange(self.first_row, self.first_row + shape[1], device=device)
         key_E1 = _mix(_mix(self.keys_E + self.step * 2 + 1) + site)[:, None]
-        row_EB = _mix(key_E1 + row_B * GOLDEN)
-        place_N = torch.arange(size, device=device) * GOLDEN
+        row_EB = _mix(key_E1 + _times_golden(row_B, self.keys_E[0]))
+        place_N = _times_golden(torch.arange(size, device=device), self.keys_E[0])
         bits_EBN = (_mix(row_EB[..., None] + place_N) >> 11) & ((1 << 53) - 1)
         return (bits_EBN >= round(p * (1 << 53))).view(shape)
 
