@@ -23,6 +23,7 @@ from paribus import (
     probes,
     same,
     schedules,
+    tokenizers,
 )
 from paribus.spec import patch
 from paribus.studies import _lm_recipe as shared
@@ -32,20 +33,27 @@ LENGTHS = {"paper": [128, 256, 512, 1024, 2048, 4096], "small": [32, 64, 128, 25
            "smoke": [8, 16, 32]}  # fmt: skip
 WINDOWS = {"paper": [128, 256, 512], "small": [32, 64, 128], "smoke": [8, 16]}
 DEPTHS = {"paper": [4, 16], "small": [2, 6], "smoke": [1, 2]}
-STEPS = {"paper": 12_000, "small": 2000, "smoke": 6}
-ROWS = {"paper": 64, "small": 32, "smoke": 2}
+STEPS = {"paper": 12_000, "small": 4000, "smoke": 6}
+ROWS = {"paper": 64, "small": 16, "smoke": 2}
+RATE = {"paper": shared.RATE, "small": 3e-3, "smoke": shared.RATE}
+# Models of bytes of this size copy nothing in ten times the training; of 2,048 tokens they do.
+WORDS = {"small": {"tokenizer": tokenizers.bpe(vocab=2048), "eval_tokens": 98_304}}
+# Read segment after segment, which takes tens of times as long; left out of the small scale.
+LOOPED = ("tokens", "retrieval")
+USED = 0.02  # nats a token: what counts as read
 
 
 def study(scale: str) -> Study:
     lengths, windows, depths = LENGTHS[scale], WINDOWS[scale], DEPTHS[scale]
     longest, middle = lengths[-1], windows[1] if len(windows) > 2 else windows[0]
     base = shared.base(scale)
-    task = shared.task(scale, length=longest, stride=lengths[0], start=longest)
+    own = WORDS.get(scale, {})
+    task = shared.task(scale, length=longest, stride=lengths[0], start=longest, **own)
     first = shared.model(scale, position=positions.rope(), mask=masks.causal(), layers=depths[0])
     for path, value in {
         "task": task,
         "model": first,
-        "optim": optim.adamw(lr=shared.RATE, betas=(0.9, 0.95)),
+        "optim": optim.adamw(lr=RATE[scale], betas=(0.9, 0.95)),
         "schedule": schedules.wsd(warmup=0.05, decay=0.3),
         "clip": 1.0,
         "rows": ROWS[scale],
@@ -53,20 +61,20 @@ def study(scale: str) -> Study:
     }.items():
         base = patch(base, path, value)
     some = windows[0]  # the factor of windows sets the segment
-    memory = Factor(
-        "memory",
-        {
-            "none": {},  # all of the row: what there is to be had
-            "cut": {"model.memory": memories.recurrence(segment=some, cache=0)},
-            "xl": {"model.memory": memories.recurrence(segment=some, through=1)},
-            "xl-through": {"model.memory": memories.recurrence(segment=some)},
-            "sliding": {"model.memory": memories.recurrence(segment=some, form="sliding")},
-            "tokens": {"model.memory": memories.tokens(segment=some, tokens=8, through=2)},
-            "retrieval": {"model.memory": memories.retrieval(segment=some, cache=0, top=8)},
-            "linear": {"model.mixer": mixers.gated_linear(), "model.position": None},
-        },
-    )
-    windowed = memory["cut", "xl", "xl-through", "sliding", "tokens", "retrieval"]
+    kinds = {
+        "none": {},  # all of the row: what there is to be had
+        "cut": {"model.memory": memories.recurrence(segment=some, cache=0)},
+        "xl": {"model.memory": memories.recurrence(segment=some, through=1)},
+        "xl-through": {"model.memory": memories.recurrence(segment=some)},
+        "sliding": {"model.memory": memories.recurrence(segment=some, form="sliding")},
+        "tokens": {"model.memory": memories.tokens(segment=some, tokens=8, through=2)},
+        "retrieval": {"model.memory": memories.retrieval(segment=some, cache=0, top=8)},
+        "linear": {"model.mixer": mixers.gated_linear(), "model.position": None},
+    }
+    if scale == "small":
+        kinds = {k: v for k, v in kinds.items() if k not in LOOPED}
+    memory = Factor("memory", kinds)
+    windowed = memory[tuple(k for k in kinds if k not in ("none", "linear"))]
     window = Factor("window", windows, "model.memory.segment", when=windowed)
     layers = Factor("layers", depths, "model.layers")
     length = Factor("length", lengths, "task.length")
@@ -83,17 +91,25 @@ def study(scale: str) -> Study:
     lag = probes.lag_sweep(delays=tuple(n - span for n in lags), span=span, sources=("meaningful",))
 
     def copied(n: int):
-        """What the first presentation of a span adds to the second, ``n`` tokens later."""
-        return metric("gain", evaluation="lag", slice=f"lag={n}")
+        """What the first presentation of a span adds to the second, ``n`` tokens later, in nats."""
+        return metric("gain_nats", evaluation="lag", slice=f"lag={n}")
 
     def effective(w: int):
         """The cache is read, to the end of the direct window and from nowhere beyond it."""
-        xl, cut = memory["xl"] & window[w], memory["cut"] & window[w]
+        xl, cut = deep & memory["xl"] & window[w], deep & memory["cut"] & window[w]
         return all_of(
-            better(xl, than=cut, on=copied(3 * w // 2).mean(layers), by=0.05),
-            same(deep & xl, deep & cut, on=copied(3 * w), within=0.05),
+            better(xl, than=cut, on=copied(3 * w // 2), by=USED),
+            same(xl, cut, on=copied(3 * w), within=f"{USED} nats"),
         )
 
+    tokens = {}
+    if "tokens" in kinds:
+        tokens["tokens"] = better(
+            deep & memory["tokens"] & window[middle],
+            than=deep & memory["cut"] & window[middle],
+            on=loss.at(length[longest]),
+            by=0.005,
+        )
     return Study(
         "effective-window",
         "How far back does a language model with a memory look, and does depth extend it?",
@@ -111,7 +127,14 @@ def study(scale: str) -> Study:
                     c.levels["window"] not in (None, str(middle))
                     and c.levels["memory"] not in ("cut", "xl")
                 ),
-            )
+            ),
+            (
+                "other memories have the greater depth",
+                lambda c: (
+                    c.levels["layers"] == str(depths[0])
+                    and c.levels["memory"] not in ("none", "cut", "xl")
+                ),
+            ),
         ],
         hypotheses=dict(
             **{f"window_{w}": effective(w) for w in seen},
@@ -136,17 +159,12 @@ def study(scale: str) -> Study:
                 for w in seen
             },
             through=same(
-                memory["xl-through"] & window[middle],
-                memory["xl"] & window[middle],
-                on=beyond(middle).mean(layers),
+                deep & memory["xl-through"] & window[middle],
+                deep & memory["xl"] & window[middle],
+                on=beyond(middle),
                 within=".01 nats",
             ),
-            tokens=better(
-                memory["tokens"] & window[middle],
-                than=memory["cut"] & window[middle],
-                on=loss.at(length[longest]).mean(layers),
-                by=0.005,
-            ),
+            **tokens,
         ),
         checks=dict(
             **shared.learned_at(deep & memory["none"], loss.at(length[longest]), scale),
