@@ -100,5 +100,6 @@ def test_figures_go_along_the_axis(place: Path) -> None:
     told = json.loads((folder.parent / "study.json").read_text())
     info = told["variants_info"]
     assert info["w16"]["reach"] == {"window": 16, "field": 31}
+    assert info["full"]["state_bytes"] == 2 * info["w16"]["state_bytes"], "32 tokens, and 16"
     curves = {c["evaluation"]: c.get("curve", {}).get("axis") for c in told["conditions"]}
     assert curves == {"lm": None, "gain": "length", "copy": "length", "key": None}
