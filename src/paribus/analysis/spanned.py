@@ -9,15 +9,16 @@ which, from that of the largest gain on, the lower end of the 90 % t-interval ov
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from paribus.analysis import slices, spans
 from paribus.analysis.cells import Results, condition_label
 from paribus.analysis.stats import Sample
+from paribus.study.measures import COUNTS as COUNTS
 from paribus.study.measures import Node
 
-COUNTS = frozenset({"pairs"})  # axes that count something else than tokens
 ALPHA = 0.05  # of each end of an interval over seeds
 
 
@@ -141,11 +142,30 @@ def of_seed(
     }
 
 
+def of_slice(
+    results: Results, condition: Node, level: str, slice: str, trial: Node
+) -> spans.Span | None:
+    """A trial's span along the curve that a slice names ("source=text"; "": there is one).  None
+    where a place has no number, or there are fewer than two."""
+    curve = slice.partition("=")[2]
+    where = places(results, condition)
+    at = sorted((x, name) for name, (of, x) in where.items() if of == curve)
+    told = condition["curve"]
+    for metric in filter(None, (told["metric"], told["control"])):
+        rows = (results.row(trial["name"], metric, condition, name) for _, name in at)
+        if any(row is not None and not math.isfinite(row["value"]) for row in rows):
+            return None
+    found = of_seed(results, condition, at, trial)
+    return None if found is None else found[level]
+
+
 def _values(
     results: Results, condition: Node, at: Sequence[tuple[float, str]], trial: Node, metric: str
 ) -> dict[float, float]:
     rows = ((x, results.row(trial["name"], metric, condition, s)) for x, s in at)
-    return {x: float(row["value"]) for x, row in rows if row is not None}
+    return {
+        x: float(row["value"]) for x, row in rows if row is not None and math.isfinite(row["value"])
+    }
 
 
 def _arm(
