@@ -89,6 +89,11 @@ def test_figures_go_along_the_axis(place: Path) -> None:
     folder = place / "runs/studies/remembers@main/report"
     assert {p.stem for p in (folder / "figures").glob("probe-*.svg")} == {"probe-gain",
                                                                          "probe-copy"}  # fmt: skip
+    drawn = {p.stem for p in (folder / "figures").glob("s*-gain.svg")}
+    assert drawn == {"spans-gain", "state-gain"}, "all of the row carries more than a window"
+    rows = list(csv.DictReader((folder / "figures/spans-gain.csv").open()))
+    assert {r["panel"] for r in rows} == {"random", "meaningful"}
+    assert all(bool(r["L50"]) != bool(r["L50 censored"]) for r in rows)
     rows = list(csv.DictReader((folder / "figures/probe-gain.csv").open()))
     assert {(r["panel"], r["metric"]) for r in rows} == {
         (s, m) for s in ("random", "meaningful") for m in ("copied", "control", "gain")
