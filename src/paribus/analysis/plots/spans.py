@@ -82,8 +82,8 @@ def draw(points: Sequence[Point], m: Material, axis: str) -> Canvas:
             seeds = [q for q in points if q["kind"] == "seed"
                      and (q["panel"], q["series"]) == (panel, p["series"])]  # fmt: skip
             shown |= _row(ax, i, p, seeds, m.looks[p["series"]].colour, marked, ends)
-        names = [short(p["series"], 24 if m.narrow else 40) for p in own]
-        ax.set_yticks(range(len(own)), names, fontsize=8.5)
+        names = [short(p["series"], 30 if m.narrow else 40) for p in own]
+        ax.set_yticks(range(len(own)), names, fontsize=7 if m.narrow else 8.5)
         ax.set_ylim(len(own) - 0.4, -0.6)
         ax.grid(visible=False, axis="y")
         powers(ax, ends, 5 if m.narrow else 9)
@@ -204,17 +204,21 @@ def draw_state(points: Sequence[Point], m: Material, axis: str) -> Canvas:
         panels.setdefault(p["panel"], []).append(p)
     columns = m.across(2, len(panels))
     lines = -(-len(panels) // columns)
-    canvas = m.canvas("state", (7.6, 1.3 + 2.7 * lines), lines, columns, sharex=True, sharey=True)
+    names = dict.fromkeys(m.looks[arm].label for arm in m.chosen
+                          if any(p["series"] == arm for p in points))  # fmt: skip
+    listed = len(names) / max(1, (60 if m.narrow else 105) // (max(map(len, names)) + 7))
+    size = (7.6, 1.1 + 2.7 * lines + 0.19 * listed)
+    canvas = m.canvas("state", size, lines, columns, sharex=True, sharey=True)
     handles: dict[str, Any] = {}
-    ends = min(p["first"] for p in points) / 1.4, max(p["last"] for p in points) * 1.4
+    ends = min(p["first"] for p in points) / 1.6, max(p["last"] for p in points) * 1.6
     for k, (panel, own) in enumerate(panels.items()):
         ax = canvas.axes[k // columns][k % columns]
         ax.set_xscale("log", base=2)
         powers(ax, ends, 9, "y")
         for edge in (min(p["first"] for p in own), max(p["last"] for p in own)):
             ax.axhline(edge, color=FAINT, lw=0.8, linestyle=(0, (1, 2)), zorder=1)
-        for size in dict.fromkeys(p["bytes"] for p in own):
-            beside = [p for p in own if p["bytes"] == size]
+        for carried in dict.fromkeys(p["bytes"] for p in own):
+            beside = [p for p in own if p["bytes"] == carried]
             for i, p in enumerate(beside):
                 handle = _point(ax, p, m, 6.0 * (i - (len(beside) - 1) / 2))
                 handles.setdefault(m.looks[p["series"]].label, handle)
@@ -230,7 +234,7 @@ def draw_state(points: Sequence[Point], m: Material, axis: str) -> Canvas:
             ax.set_ylabel(_tokens(canvas, axis, what))
     for k in range(len(panels), lines * columns):
         canvas.axes[k // columns][k % columns].set_visible(False)
-    below(canvas, list(handles.values()), list(handles), 5)
+    below(canvas, [handles[x] for x in names], list(names), 5)
     return canvas
 
 
