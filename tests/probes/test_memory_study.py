@@ -14,6 +14,7 @@ from paribus.cli import main
 
 STUDY = """
 from paribus import *
+half = metric("L50", evaluation="gain", slice="source=random")
 mask = Factor("mask", {"full": masks.causal(), "w16": masks.sliding_window(size=16)}, "model.mask")
 study = Study("remembers", "Does it reach beyond one window?",
     base=Spec(model=presets.llama(width=32, layers=2, heads=2),
@@ -21,6 +22,8 @@ study = Study("remembers", "Does it reach beyond one window?",
                             tokenizer=tokenizers.bytes()),
               optim=optim.adamw(lr=3e-3), schedule=schedules.constant(), rows=2, steps=3),
     factors=[mask], seeds=1, names="{mask}", primary="loss",
+    hypotheses=dict(beyond=better(mask["full"], than=mask["w16"], on=half)),
+    criteria=dict(ends=criterion(mask["w16"], on=half - metric("window"), below=0)),
     evaluate=[Eval("lm"),
               Eval("gain", probes.memory_gain(lengths=(4, 8, 16, 24), trials=6,
                                               sources=("random", "meaningful")),
@@ -83,6 +86,14 @@ def test_what_cannot_be_asked_is_an_outcome(place: Path, capsys: Any) -> None:
     assert main(["results", str(place / "remembers.py"), "--metric", "gain", "-o", str(out)]) == 0
     rows = list(csv.DictReader(out.open()))
     assert any(r["evaluation"] == "gain" and r["list"] for r in rows)
+
+
+def test_a_claim_about_a_span_that_was_not_reached(place: Path, capsys: Any) -> None:
+    """Three steps teach nobody to copy: the span lies below what was asked, which is no number."""
+    assert main(["verdicts", str(place / "remembers.py")]) == 0
+    said = capsys.readouterr().out
+    assert "beyond: missing" in said and "full at gain: censored (< 4)" in said
+    assert "ends: missing" in said and "w16 at gain: censored (< 4)" in said
 
 
 def test_figures_go_along_the_axis(place: Path) -> None:
