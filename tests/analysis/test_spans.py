@@ -12,7 +12,7 @@ from paribus import arrays, probes
 from paribus.analysis import curves, items, spans, stats
 from paribus.analysis.plots import curve as pictures
 from paribus.errors import ParibusError
-from paribus.reach import cached, reach
+from paribus.nn.reach import cached, seen
 from paribus.readers import Curve
 from tests.probes.oracles import Induction, Uniform
 
@@ -115,7 +115,7 @@ def test_published_intervals_and_tests() -> None:
 
 def test_field_of_a_cache() -> None:
     assert cached(4, 16, 16) == (32, 80, "N·C + W = 4·16 + 16 = 80", 16)
-    assert reach(object(), None).direct is None
+    assert seen(object(), None).direct is None
 
 
 # ── records ─────────────────────────────────────────────────────────────────────────────────

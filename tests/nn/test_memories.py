@@ -15,7 +15,7 @@ from paribus.contracts import View
 from paribus.errors import Refused, SpecError
 from paribus.nn.cache import Cache, generate
 from paribus.nn.flops import backward, forward
-from paribus.nn.reach import reach
+from paribus.nn.reach import Seen, reach, seen
 from paribus.nn.transformer import Transformer
 from paribus.parts import changed
 from tests.engine import tiny
@@ -237,6 +237,21 @@ def test_what_is_reached_is_what_is_said(layers, segment, cache, form):
     one = of(memory, layers=1, tied=False)
     assert reached(one, last, T) == last + 1 - told.direct
     assert told.state_bytes == 2 * layers * 2 * 16 * cache * 4
+
+
+def test_probes_are_told_what_the_memory_says():
+    """N·C + W where that is what is reached; else what the memory counts (see above)."""
+    whole = of(memories.recurrence(segment=6, cache=6), layers=3)
+    assert seen(whole, 64) == (12, 24, "N·C + W = 3·6 + 6 = 24", 6)
+    broken = of(memories.recurrence(segment=6, cache=5), layers=3)
+    assert seen(broken, 64) == (11, reach(broken, 64).theoretical, "by the memory", 6)
+    assert reach(broken, 64).theoretical != 3 * 5 + 6
+    slides = of(memories.recurrence(segment=6, cache=5, form="sliding"), layers=3)
+    assert seen(slides, None) == (6, 16, "N·C + W = 3·5 + 1 = 16", None)
+    assert seen(of(memories.retrieval(segment=8, cache=8, top=2)), 64)[:2] == (16, 64)
+    assert seen(model_with(), 64) == (64, 64, "all of the row", None)
+    assert seen(model_with(), None) == seen(object(), None) == Seen()
+    assert seen(model_with(mask=masks.sliding_window(size=9)), 64)[:2] == (9, 17)
 
 
 def test_reach_of_what_has_no_memory():

@@ -14,6 +14,7 @@ from paribus.cli import main
 
 STUDY = """
 from paribus import *
+half = metric("L50", evaluation="gain", slice="source=random")
 mask = Factor("mask", {"full": masks.causal(), "w16": masks.sliding_window(size=16)}, "model.mask")
 study = Study("remembers", "Does it reach beyond one window?",
     base=Spec(model=presets.llama(width=32, layers=2, heads=2),
@@ -21,6 +22,8 @@ study = Study("remembers", "Does it reach beyond one window?",
                             tokenizer=tokenizers.bytes()),
               optim=optim.adamw(lr=3e-3), schedule=schedules.constant(), rows=2, steps=3),
     factors=[mask], seeds=1, names="{mask}", primary="loss",
+    hypotheses=dict(beyond=better(mask["full"], than=mask["w16"], on=half)),
+    criteria=dict(ends=criterion(mask["w16"], on=half - metric("window"), below=0)),
     evaluate=[Eval("lm"),
               Eval("gain", probes.memory_gain(lengths=(4, 8, 16, 24), trials=6,
                                               sources=("random", "meaningful")),
@@ -85,10 +88,23 @@ def test_what_cannot_be_asked_is_an_outcome(place: Path, capsys: Any) -> None:
     assert any(r["evaluation"] == "gain" and r["list"] for r in rows)
 
 
+def test_a_claim_about_a_span_that_was_not_reached(place: Path, capsys: Any) -> None:
+    """Three steps teach nobody to copy: the span lies below what was asked, which is no number."""
+    assert main(["verdicts", str(place / "remembers.py")]) == 0
+    said = capsys.readouterr().out
+    assert "beyond: missing" in said and "full at gain: censored (< 4)" in said
+    assert "ends: missing" in said and "w16 at gain: censored (< 4)" in said
+
+
 def test_figures_go_along_the_axis(place: Path) -> None:
     folder = place / "runs/studies/remembers@main/report"
     assert {p.stem for p in (folder / "figures").glob("probe-*.svg")} == {"probe-gain",
                                                                          "probe-copy"}  # fmt: skip
+    drawn = {p.stem for p in (folder / "figures").glob("s*-gain.svg")}
+    assert drawn == {"spans-gain", "state-gain"}, "all of the row carries more than a window"
+    rows = list(csv.DictReader((folder / "figures/spans-gain.csv").open()))
+    assert {r["panel"] for r in rows} == {"random", "meaningful"}
+    assert all(bool(r["L50"]) != bool(r["L50 censored"]) for r in rows)
     rows = list(csv.DictReader((folder / "figures/probe-gain.csv").open()))
     assert {(r["panel"], r["metric"]) for r in rows} == {
         (s, m) for s in ("random", "meaningful") for m in ("copied", "control", "gain")
@@ -100,5 +116,6 @@ def test_figures_go_along_the_axis(place: Path) -> None:
     told = json.loads((folder.parent / "study.json").read_text())
     info = told["variants_info"]
     assert info["w16"]["reach"] == {"window": 16, "field": 31}
+    assert info["full"]["state_bytes"] == 2 * info["w16"]["state_bytes"], "32 tokens, and 16"
     curves = {c["evaluation"]: c.get("curve", {}).get("axis") for c in told["conditions"]}
     assert curves == {"lm": None, "gain": "length", "copy": "length", "key": None}

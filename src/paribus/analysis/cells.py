@@ -12,9 +12,20 @@ from copy import copy
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from paribus.study.measures import MEASURED, Cell, Missing, Node, judging, leaves, metrics_of
+from paribus.study.measures import (
+    MEASURED,
+    Cell,
+    Missing,
+    Node,
+    is_span,
+    judging,
+    leaves,
+    metrics_of,
+    number_of,
+)
 
 Row = Mapping[str, Any]
+CENSORED = "censored"  # the state of a cell whose span lies beyond what was asked
 
 
 class Lost(NamedTuple):
@@ -117,6 +128,8 @@ class Results:
         if evaluation is not None:
             return [c for c in self.study["conditions"] if c["evaluation"] == evaluation]
         known: Any = self.study["metrics"].get(metric, {}).get("evaluations")
+        if is_span(metric, self.study):
+            known = metrics_of(self.study)[metric]["evaluations"]
         found = known or sorted(self.seen.get(metric, ()))
         return judging(self.study, found or [None])
 
@@ -144,8 +157,8 @@ class Results:
                 continue
             variant = study["variants"][trial["variant"]]
             tags = {**blank, **variant["levels"], **tuned}
-            if metric not in study["metrics"]:
-                value = study["variants_info"].get(variant["name"], {}).get(metric)
+            if metric not in study["metrics"] and not is_span(metric, study):
+                value = number_of(study["variants_info"].get(variant["name"], {}), metric)
                 if metric in MEASURED:
                     value = self.state.get((trial["name"],), {}).get(metric)
                 gone = Lost(trial["name"], "", "missing", f"no {metric}")
@@ -173,7 +186,17 @@ class Results:
         factors, only where the choice is made; ``best``: of its evaluations during training."""
         label = condition_label(condition)
         gone = self.chosen.get(trial["variant"]) if chosen else None
-        if gone is None:
+        if gone is None and is_span(metric, self.study):
+            from paribus.analysis.spanned import of_slice
+
+            span = of_slice(self, condition, metric, slice, trial)
+            if span is None:
+                gone = self.lost(trial["name"], condition)
+            elif span.value is not None:
+                return span.value
+            else:  # on which side is no number: the cell is missing, and says so
+                gone = Lost(trial["name"], label, CENSORED, span.censored)
+        elif gone is None:
             row = self.row(trial["name"], metric, condition, slice)
             if row is not None and math.isfinite(row["value"]):
                 if not best:

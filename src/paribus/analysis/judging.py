@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from paribus.analysis.cells import Results, perplexity, reading
+from paribus.analysis.cells import CENSORED, Results, perplexity, reading
 from paribus.analysis.exact import flips_below, ranks_below
 from paribus.analysis.stats import Sample, holm, partial_conjunction, seeds_needed, smallest_effect
 from paribus.analysis.verdict import Verdict as Verdict
@@ -138,7 +138,7 @@ def _contrast(
     study = results.study
     values: dict[int, float] = {}
     lost: list[str] = []
-    waiting = False
+    waiting = beyond = False
     arms = [node["arm"]] + ([node["than"]] if "than" in node else [])
     ratio = "than" in node and relative(size(node)) is not None
     unit, better = reading(node["on"], study)
@@ -156,6 +156,7 @@ def _contrast(
         else:
             lost += [str(c) for g in gone for c in g]
             waiting |= any(c.status not in FINAL for g in gone for c in g)
+            beyond |= any(c.status == CENSORED for g in gone for c in g)
     waiting &= rules.on_missing != "any"
     finite = {seed: v for seed, v in values.items() if math.isfinite(v)}
     sample = Sample(tuple(finite.values()))
@@ -168,8 +169,9 @@ def _contrast(
     nats = perplexity(node["on"], study, "than" in node) and not ratio
     seen = replace(blank, better=better, nats=nats, relative=ratio)
     seen = replace(seen, unit="" if ratio else unit, missing=tuple(dict.fromkeys(lost)))
-    if not finite:
-        return Judged(1.0, 1.0, seen, state=state or "missing")
+    beyond &= rules.on_missing != "any"
+    if not finite or beyond:  # what is left when the longest spans are out says nothing of them
+        return Judged(1.0, 1.0, seen, state="missing" if beyond else state or "missing")
     units = units_of(node["on"], study)
     tested = _tests(node, tuple(values.values()), turn, units, rules.test)
     tries = [choices(results, node, arm, next(iter(finite))) for arm in arms]
@@ -324,6 +326,8 @@ def _term(results: Results, cell: Cell) -> Any:
     """(derivative by the ratio of the items' sums, sums, counts, groups) of a cell."""
     assert results.items is not None
     if id(cell) not in results.origin or cell.tags["slice"] or cell.best:
+        return None
+    if cell.metric not in results.study["metrics"]:
         return None
     trial, condition = results.origin[id(cell)]
     info = results.study["metrics"][cell.metric]

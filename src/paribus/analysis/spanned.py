@@ -9,12 +9,14 @@ which, from that of the largest gain on, the lower end of the 90 % t-interval ov
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from paribus.analysis import slices, spans
 from paribus.analysis.cells import Results, condition_label
 from paribus.analysis.stats import Sample
+from paribus.study.measures import COUNTS as COUNTS
 from paribus.study.measures import Node
 
 ALPHA = 0.05  # of each end of an interval over seeds
@@ -28,6 +30,7 @@ class Spanned(NamedTuple):
         curve: the level of the slice that tells curves apart (a source); "": there is one.
         seeds, planned: with values at two places or more, and in all.
         found: "L50", "L90" -> the seeds' spans, the lowest first.
+        asked: the lowest and the highest place on the axis.
         window: the effective window; None: the probe has no gain, or there is one seed.
         ratios: of the effective window to the model's direct "window" and to its "field".
     """
@@ -38,13 +41,18 @@ class Spanned(NamedTuple):
     seeds: int
     planned: int
     found: dict[str, list[spans.Span]]
+    asked: tuple[float, float]
     window: spans.Span | None
     ratios: dict[str, float]
+
+    def middle(self, level: str) -> spans.Span:
+        """The median seed's span; of an even number the lower of the two in the middle."""
+        return self.found[level][(self.seeds - 1) // 2]
 
     def text(self, level: str) -> str:
         """The median over seeds, and in brackets the lowest and the highest one."""
         own = self.found[level]
-        low, middle, high = str(own[0]), str(own[(len(own) - 1) // 2]), str(own[-1])
+        low, middle, high = str(own[0]), str(self.middle(level)), str(own[-1])
         return middle if low == high else f"{middle} [{low}, {high}]"
 
     def cells(self) -> dict[str, str]:
@@ -63,8 +71,8 @@ class Spanned(NamedTuple):
         row: dict[str, Any] = {"evaluation": self.evaluation, "curve": self.curve,
                                "variant": self.variant, "n": self.seeds}  # fmt: skip
         for level, own in self.found.items():
-            for what, i in (("", (len(own) - 1) // 2), (" lowest", 0), (" highest", -1)):
-                row[f"{level}{what}"] = _plain(own[i])
+            for what, one in (("", self.middle(level)), (" lowest", own[0]), (" highest", own[-1])):
+                row[f"{level}{what}"] = _plain(one)
         row["effective window"] = None if self.window is None else _plain(self.window)
         return row | {
             "effective / direct": self.ratios.get("window"),
@@ -115,33 +123,68 @@ def spanned(results: Results, arms: Iterable[str]) -> list[Spanned]:
     return out
 
 
+def of_seed(
+    results: Results, condition: Node, at: Sequence[tuple[float, str]], trial: Node
+) -> dict[str, spans.Span] | None:
+    """ "L50", "L90" of one trial; None: it has fewer than two values.
+
+    Args:
+        at: (place on the axis, slice) of one curve, in order.
+    """
+    told = condition["curve"]
+    y = _values(results, condition, at, trial, told["metric"])
+    if len(y) < 2:
+        return None
+    control = _values(results, condition, at, trial, told["control"]) if told["control"] else {}
+    guess = [min(max(control.get(x, 0.0), 0.0), 1 - 1e-6) for x in y]
+    return {
+        f"L{100 * q:.0f}": spans.crossing(list(y), list(y.values()), guess, q) for q in spans.LEVELS
+    }
+
+
+def of_slice(
+    results: Results, condition: Node, level: str, slice: str, trial: Node
+) -> spans.Span | None:
+    """A trial's span along the curve that a slice names ("source=text"; "": there is one).  None
+    where a place has no number, or there are fewer than two."""
+    curve = slice.partition("=")[2]
+    where = places(results, condition)
+    at = sorted((x, name) for name, (of, x) in where.items() if of == curve)
+    told = condition["curve"]
+    for metric in filter(None, (told["metric"], told["control"])):
+        rows = (results.row(trial["name"], metric, condition, name) for _, name in at)
+        if any(row is not None and not math.isfinite(row["value"]) for row in rows):
+            return None
+    found = of_seed(results, condition, at, trial)
+    return None if found is None else found[level]
+
+
+def _values(
+    results: Results, condition: Node, at: Sequence[tuple[float, str]], trial: Node, metric: str
+) -> dict[float, float]:
+    rows = ((x, results.row(trial["name"], metric, condition, s)) for x, s in at)
+    return {
+        x: float(row["value"]) for x, row in rows if row is not None and math.isfinite(row["value"])
+    }
+
+
 def _arm(
     results: Results, condition: Node, curve: str, at: Sequence[tuple[float, str]], arm: str
 ) -> Spanned | None:
     study, told = results.study, condition["curve"]
     trials = [t for t in study["trials"] if study["variants"][t["variant"]]["name"] == arm]
-
-    def values(trial: Node, metric: str) -> dict[float, float]:
-        rows = ((x, results.row(trial["name"], metric, condition, s)) for x, s in at)
-        return {x: float(row["value"]) for x, row in rows if row is not None}
-
-    seeds = [(y, t) for t in trials if len(y := values(t, told["metric"])) > 1]
-    if not seeds:
+    each = [(t, one) for t in trials if (one := of_seed(results, condition, at, t)) is not None]
+    if not each:
         return None
-    found: dict[str, list[spans.Span]] = {}
-    for q in spans.LEVELS:
-        own = []
-        for y, t in seeds:
-            control = values(t, told["control"]) if told["control"] else {}
-            guess = [min(max(control.get(x, 0.0), 0.0), 1 - 1e-6) for x in y]
-            own.append(spans.crossing(list(y), list(y.values()), guess, q))
-        found[f"L{100 * q:.0f}"] = sorted(own, key=spans.end)
+    found = {level: sorted((one[level] for _, one in each), key=spans.end) for level in each[0][1]}
     window, ratios = None, dict[str, float]()
-    if told["gain"] and len(seeds) > 1:
-        window = _window([values(t, told["gain"]) for _, t in seeds])
+    if told["gain"] and len(each) > 1:
+        window = _window([_values(results, condition, at, t, told["gain"]) for t, _ in each])
         reach: Mapping[str, Any] = study["variants_info"][arm].get("reach") or {}
         ratios = {k: window.value / x for k, x in reach.items() if x and window.value is not None}
-    return Spanned(name(condition), curve, arm, len(seeds), len(trials), found, window, ratios)
+    asked = at[0][0], at[-1][0]
+    return Spanned(name(condition), curve, arm, len(each), len(trials), found, asked, window,
+                   ratios)  # fmt: skip
 
 
 def _window(gains: Sequence[Mapping[float, float]]) -> spans.Span:

@@ -15,7 +15,7 @@ from paribus.engine.following import follow
 from paribus.errors import Refused, SpecError
 from paribus.nn import spans
 from paribus.nn.questions import Question, Scored, cropped
-from paribus.reach import Reach, cached
+from paribus.nn.reach import Seen, cached
 from paribus.readers import Answers, Reader, Rows
 from paribus.text.lengths import ordinary
 from paribus.text.need import need
@@ -130,10 +130,10 @@ class HuggingFace(Reader):
                 torch.cuda.empty_cache()
 
 
-def _reach(config: Any, limit: int | None) -> Reach:
+def _reach(config: Any, limit: int | None) -> Seen:
     """By its configuration: a sliding window where each layer has one, else all of the row."""
     size = getattr(config, "sliding_window", None)
     kinds = {*(getattr(config, "layer_types", None) or ["sliding_attention"])}
     if size and getattr(config, "use_sliding_window", True) and kinds == {"sliding_attention"}:
         return cached(config.num_hidden_layers, min(size, limit or size) - 1, 1)
-    return Reach(limit, limit, "all of the row" if limit else "")
+    return Seen(limit, limit, "all of the row" if limit else "")

@@ -64,9 +64,25 @@ def check(plan: Any, device: str) -> list[Finding]:
             Finding(part, r.failed, f"{r.name}: {r.text}")
             for r in contract.run(parts.get(kind, name))
         ]
-    for finding in run(plan.graphs(), settings, Path(plan.store.home) / "cache"):
-        out.append(finding)
+    cache = Path(plan.store.home) / "cache"
+    out += run(plan.graphs(), settings, cache)
+    if not any(f.failed for f in out):  # what cannot be trained cannot be compared
+        out += _idle(plan.expansion, settings, cache)
     return out
+
+
+def _idle(expansion: Any, settings: Settings, cache: Path) -> list[Finding]:
+    """Factors without an effect."""
+    from paribus.engine.effects import idle
+
+    settings = replace(settings, compile="off")
+    with tempfile.TemporaryDirectory() as scratch:
+        data = Data(cache if cache.is_dir() else Path(scratch))
+        why = "has no effect: data, learning rates and weights after two steps are the same at all "
+        return [
+            Finding(f"factor {name}", True, f"{why}of its levels")
+            for name in idle(expansion, settings, data)
+        ]
 
 
 def run(graphs: Sequence[Mapping[str, Any]], settings: Settings, cache: Path) -> list[Finding]:
@@ -94,7 +110,7 @@ def run(graphs: Sequence[Mapping[str, Any]], settings: Settings, cache: Path) ->
 def _graph(graph: Mapping[str, Any], settings: Settings, data: Data) -> str:
     m = member(graph["data"], "preflight", graph["name"])
     _large_enough(m.phases, data)
-    short = [Phase(p.name, _shorter(p.spec, settings), p.optim) for p in m.phases]
+    short = [Phase(p.name, shorter(p.spec, settings), p.optim) for p in m.phases]
     # One process stands for all ranks here: it computes as many rows at a time as each of them.
     rows = -(-max(p.spec.rows or 1 for p in short) // settings.world)
     conditions = [c for c in graph["conditions"] if c["spec"]]
@@ -125,7 +141,7 @@ def _graph(graph: Mapping[str, Any], settings: Settings, data: Data) -> str:
     )
 
 
-def _shorter(spec: specs.Spec, settings: Settings) -> specs.Spec:
+def shorter(spec: specs.Spec, settings: Settings) -> specs.Spec:
     """Two steps; on the CPU of two rows."""
     spec = specs.patch(spec, "steps", 2)
     task_rows = spec.task.rows()

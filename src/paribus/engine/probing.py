@@ -22,7 +22,7 @@ from paribus.errors import Refused, SpecError
 from paribus.nn import spans
 from paribus.nn.inside import Tap
 from paribus.nn.questions import Question, Scored, cropped
-from paribus.reach import reach
+from paribus.nn.reach import seen
 from paribus.readers import Answers, Reader, Rows
 from paribus.spec import Model, Spec
 from paribus.text.data import Data, Encoder
@@ -56,7 +56,7 @@ class Trained(Reader):
         self.spec, self.params, self.device = spec, params, settings.device
         self.net = net = make_net([spec], settings.device, "sdpa")
         self.kernel = net.kernel
-        self.window, self.field, self.said, self.work = reach(spec.model, spec.task.io().length)
+        self.window, self.field, self.said, self.work = seen(spec.model, spec.task.io().length)
         self.reads: spans.Reads
         if isinstance(spec.model, Model):
             self.limit = spec.model.position.limit() if spec.model.position else None

@@ -19,7 +19,9 @@ from paribus.study.measures import (
     Missing,
     Node,
     Value,
+    axis_of,
     examples,
+    is_span,
     judging,
     leaves,
     margin,
@@ -303,8 +305,11 @@ def _check(node: Node, study: Node, evaluation: str | None) -> None:
     for name in used:
         if name not in known:
             raise SpecError(f"no metric {name!r}; {nearest(name, known)}")
-    for leaf in (leaf for leaf in leaves(node["on"]) if leaf.get("best")):
-        _looked_at(leaf, known[leaf["metric"]], study)
+    for leaf in leaves(node["on"]):
+        if is_span(leaf["metric"], study):
+            _along(leaf, study)
+        elif leaf.get("best"):
+            _looked_at(leaf, known[leaf["metric"]], study)
     for arm in (node["arm"], node.get("than") or {}, node["where"]):
         _levels_exist(arm, study)
     _spend(node["on"], study)
@@ -347,6 +352,32 @@ def _check(node: Node, study: Node, evaluation: str | None) -> None:
         if other is not None:
             both = node["arm"].keys() & other.keys()
             _alike(both, mine, read(node, other, cells, study), study)
+
+
+def _along(leaf: Node, study: Node) -> None:
+    """Refuse a span of an evaluation without an axis, of one whose slices are not recorded, and of
+    several curves at once."""
+    said, wanted = f"metric({leaf['metric']!r})", leaf["evaluation"]
+    if leaf.get("best"):
+        raise SpecError(f"{said}.best(): a span is of the last evaluation")
+    there = [c for c in study["conditions"] if wanted in (None, c["evaluation"])]
+    if wanted and not any(map(axis_of, there)):
+        able = sorted({c["evaluation"] for c in study["conditions"] if axis_of(c)})
+        raise SpecError(f"{said}: evaluation {wanted!r} has no axis of tokens; {', '.join(able)}")
+    for c, curve in ((c, axis_of(c)) for c in there):
+        if curve is None:
+            continue
+        by = c.get("by") or ()
+        each = curve["by"] if "cell" in by else None
+        if not each and curve["axis"] not in by:
+            way = "cell" if curve["by"] else curve["axis"]
+            raise SpecError(
+                f"{said}: the slices of {c['evaluation']} are not recorded: by=({way!r},)"
+            )
+        if each and not leaf["slice"].startswith(f"{each}="):
+            raise SpecError(f"{said}: a curve for each {each}: name one, slice='{each}=…'")
+        if leaf["slice"] and not each:
+            raise SpecError(f"{said}: {c['evaluation']} records one curve; slice= names none")
 
 
 def _looked_at(leaf: Node, info: Node, study: Node) -> None:

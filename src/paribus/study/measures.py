@@ -236,16 +236,47 @@ MEASURED = {"seconds": {"unit": "s", "better": "lower", "evaluations": []}}
 """What every trained trial gives: the seconds that its training took."""
 
 
+SPANS = ("L50", "L90")
+"""Of each trial along a probe's axis: where its accuracy falls to a half and to nine tenths.  One
+beyond what was asked has no number: its cell is missing."""
+COUNTS = frozenset({"pairs"})
+"""Axes of probes that count something else than tokens."""
+REACHES = ("window", "field")
+"""Of a variant whose model tells them: the direct window and the theoretical field, in tokens."""
+
+
 def metrics_of(study: Node) -> dict[str, Node]:
-    """Metrics by name, and the numbers that every variant (parameters, tokens …) or every trained
-    trial (seconds) has."""
-    numbers = {n: x for v in study.get("variants_info", {}).values() for n, x in v.items()}
+    """Metrics by name; the spans of probes with an axis; and the numbers that every variant
+    (parameters, tokens …) or every trained trial (seconds) has."""
+    infos = study.get("variants_info", {}).values()
+    numbers = {n: x for v in infos for n, x in v.items()}
     known = {
         n: {"unit": n, "better": "lower", "evaluations": []}
         for n, x in numbers.items()
         if isinstance(x, int | float) and not isinstance(x, bool)
     }
-    return {**MEASURED, **known, **study["metrics"]}
+    spans: dict[str, Node] = {}
+    if curved := [c["evaluation"] for c in study["conditions"] if axis_of(c)]:
+        told = {"unit": "tokens", "better": "higher"}
+        spans = {n: {**told, "evaluations": [*dict.fromkeys(curved)]} for n in SPANS}
+        spans |= {n: {**told, "evaluations": []} for n in REACHES
+                  if any(number_of(v, n) is not None for v in infos)}  # fmt: skip
+    return {**MEASURED, **known, **spans, **study["metrics"]}
+
+
+def axis_of(condition: Node) -> Node | None:
+    """The curve of a condition whose axis counts tokens; None: it has none."""
+    curve: Node | None = condition.get("curve")
+    return curve if curve and curve["axis"] not in COUNTS else None
+
+
+def number_of(info: Node, name: str) -> Any:
+    """A number of a variant; None: it does not tell."""
+    return (info.get("reach") or {}).get(name) if name in REACHES else info.get(name)
+
+
+def is_span(name: str, study: Node) -> bool:
+    return name in SPANS and name not in study["metrics"]
 
 
 def planned(study: Node, measure: Node, evaluation: str | None = None) -> list[Cell]:

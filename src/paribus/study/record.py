@@ -12,8 +12,8 @@ from paribus import spec as specs
 from paribus._version import __version__
 from paribus.contracts import Probe
 from paribus.errors import SpecError
+from paribus.nn.reach import reach, seen
 from paribus.parts import dump
-from paribus.reach import reach
 from paribus.spec import Model, canonical
 from paribus.study.expand import Expansion, Variant
 from paribus.study.study import Study
@@ -175,9 +175,14 @@ def _curve(what: Any) -> dict[str, Any]:
 
 
 def _reach(spec: specs.Spec) -> dict[str, Any]:
-    """How far back the model looks, for lines in figures of such probes."""
-    found = reach(spec.model, spec.task.io().length)
-    return {"reach": {"window": found.direct, "field": found.field}}
+    """How far back the model looks, for marks in figures of such probes; and the bytes that it
+    carries at the end of a row of its task, at four a number, where that has a length."""
+    length = spec.task.io().length
+    found = seen(spec.model, length)
+    out: dict[str, Any] = {"reach": {"window": found.direct, "field": found.field}}
+    if isinstance(spec.model, Model) and length is not None:
+        out["state_bytes"] = reach(spec.model, length).state_bytes
+    return out
 
 
 def _evaluated(plan: Plan) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from paribus.analysis.plots import (
     lines,
     parameters,
     slices,
+    spans,
     training,
     tuning,
 )
@@ -80,11 +81,22 @@ def sliced(m: Material) -> Iterator[Figure]:
 
 
 def probed(m: Material) -> Iterator[Figure]:
-    """A figure for each probe that has an axis."""
+    """Of each probe that has an axis what it finds along it, spans of arms, and these against the
+    bytes that models carry."""
     if m.any and len(m.chosen) <= DRAWN:
         for c in spanned.conditions(m.results):
+            name, axis = spanned.name(c), c["curve"]["axis"]
             own = partial(along.data, condition=c), partial(along.draw, condition=c)
-            yield Figure(f"probe-{plain(spanned.name(c))}", "cap_probe", *own)
+            yield Figure(f"probe-{plain(name)}", "cap_probe", *own)
+            yield Figure(
+                f"spans-{plain(name)}",
+                "cap_spans",
+                partial(spans.data, evaluation=name),
+                partial(spans.draw, axis=axis),
+            )
+            yield Figure(f"state-{plain(name)}", "cap_state",
+                         partial(spans.state, evaluation=name),
+                         partial(spans.draw_state, axis=axis))  # fmt: skip
 
 
 def figures(m: Material) -> Iterator[Drawn]:

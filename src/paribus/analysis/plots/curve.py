@@ -89,6 +89,22 @@ def along(ax: Any, xs: Sequence[float], most: int = 7) -> None:
     ax.set_xticks(shown, [f"{x:g}" for x in shown])
 
 
+def powers(ax: Any, ends: tuple[float, float], most: int, of: str = "x") -> None:
+    """An axis of numbers of tokens by ratios, from end to end, with ticks at powers of two.
+
+    Args:
+        of: "x" or "y".
+    """
+    axis = getattr(ax, f"{of}axis")
+    getattr(ax, f"set_{of}scale")("log", base=2)
+    getattr(ax, f"set_{of}lim")(*ends)
+    low, high = math.ceil(math.log2(ends[0])), math.floor(math.log2(ends[1]))
+    step = max(1, math.ceil((high - low + 1) / most))
+    ticks = [2.0**k for k in range(low, high + 1, step)]
+    axis.set_ticks(ticks, [f"{x:g}" for x in ticks])
+    axis.set_ticks([], minor=True)
+
+
 def _marks(ax: Any, marks: Mapping[str, float], xs: Sequence[float], named: bool) -> None:
     """Vertical lines at declared numbers of tokens, those off the axis at its edge by name."""
     for k, (name, x) in enumerate(marks.items()):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from paribus.analysis.cells import Results, Row
 from paribus.analysis.plots.canvas import COLOURS, DASHES, Canvas
 from paribus.analysis.plots.fonts import Found, cover
+from paribus.analysis.spanned import Spanned, spanned
 from paribus.analysis.stats import Sample
 from paribus.analysis.tables import Table, table
 from paribus.study.measures import Node
@@ -73,6 +74,11 @@ class Material:
     @property
     def any(self) -> bool:
         return bool(self.results.best)
+
+    @cached_property
+    def spans(self) -> list[Spanned]:
+        """How far each arm's memory reaches, along each probe that has an axis."""
+        return spanned(self.results, self.chosen)
 
     @cached_property
     def fonts(self) -> Found:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from paribus.analysis.cells import Row
     from paribus.analysis.plots import Drawn, Material
+    from paribus.analysis.spanned import Spanned
     from paribus.analysis.verdicts import Verdict
     from paribus.study.finding import Finding
     from paribus.study.measures import Node
@@ -84,12 +85,10 @@ class Told:
         self.findings, self.imports, self.gaps = findings, imports, gaps
         self.provenance = dict(provenance or {})
 
-    @functools.cached_property
-    def spans(self) -> list[Any]:
+    @property
+    def spans(self) -> list[Spanned]:
         """How far each arm's memory reaches, along each probe that has an axis."""
-        from paribus.analysis.spanned import spanned
-
-        return spanned(self.material.results, self.material.chosen)
+        return self.material.spans
 
     def context(self) -> dict[str, Any]:
         """What the template of the page and the Markdown are filled with."""

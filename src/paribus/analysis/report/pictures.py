@@ -27,9 +27,10 @@ def caption(d: Drawn, m: Material, lang: str) -> str:
     axis = learning(m) if d.name == "learning" else axis_of(m)
     facts["axis"] = axis.name if axis else ""
     sliced = d.name.startswith("slices-")
-    if d.name.startswith("probe-"):
+    if d.caption in ("cap_probe", "cap_spans", "cap_state"):
         known = map(spanned.name, spanned.conditions(m.results))
-        facts["evaluation"] = next(n for n in known if f"probe-{plain(n)}" == d.name)
+        kind = d.name.partition("-")[0]
+        facts["evaluation"] = next(n for n in known if f"{kind}-{plain(n)}" == d.name)
     parts = [] if sliced else [say(d.caption, lang, **facts)]
     if d.name in ("primary", "learning"):
         if axis and axis.trained:
@@ -52,6 +53,8 @@ def caption(d: Drawn, m: Material, lang: str) -> str:
             parts[0] = say("cap_curves_mean", lang)
     elif sliced:
         parts = _slices(d, m, lang)
+    elif d.caption in ("cap_spans", "cap_state"):
+        parts += _spans(d, lang)
     elif d.name == "parameters" and any(p["n"] > 1 for p in d.rows):
         parts.append(say("cap_merged", lang))
     elif d.name == "cost" and d.rows[0]["cost"] == "seconds":
@@ -109,6 +112,25 @@ def _slices(d: Drawn, m: Material, lang: str) -> list[str]:
         levels = ", ".join(axis.values)
         parts.append(say("cap_along", lang, factor=axis.name, levels=levels))
     if any(p["n"] < p["of"] for p in means):
+        parts.append(say("cap_hollow", lang))
+    return parts
+
+
+def _spans(d: Drawn, lang: str) -> list[str]:
+    arms = [p for p in d.rows if p.get("kind") != "seed"]
+    parts = []
+    if d.caption == "cap_state":
+        effective = arms[0]["span"] != "L50"
+        parts.append(say("cap_state_effective" if effective else "cap_state_half", lang,
+                         level=LEVEL))  # fmt: skip
+    else:
+        if any(p["effective"] or p["effective censored"] for p in arms):
+            parts.append(say("cap_spans_effective", lang, level=LEVEL))
+        if any(p["window"] or p["field"] for p in arms):
+            parts.append(say("cap_spans_marks", lang))
+    if any(x and k.endswith("censored") for p in d.rows for k, x in p.items()):
+        parts.append(say("cap_beyond", lang))
+    if any(p["n"] < p["of"] for p in arms):
         parts.append(say("cap_hollow", lang))
     return parts
 

@@ -29,6 +29,15 @@ CAPTIONS: dict[str, dict[str, str]] = {
         "fig_is_read": "token that is read",
         "fig_reference": "(baseline)",
         "fig_train_split": "train split",
+        "fig_tokens": "{axis} (tokens)",
+        "fig_span_seed": "L50 of a seed",
+        "fig_span_median": "L50, median seed",
+        "fig_span_range": "lowest to highest seed",
+        "fig_span_beyond": "beyond what was asked",
+        "fig_span_effective": "effective window",
+        "fig_span_window": "direct window",
+        "fig_span_field": "theoretical field",
+        "fig_state_bytes": "state carried (bytes)",
         # under figures
         "cap_primary": "{metric} by condition.",
         "cap_learning": "{metric} against {axis}: one line an arm, each point trained anew.",
@@ -50,6 +59,20 @@ CAPTIONS: dict[str, dict[str, str]] = {
         "cap_probe": "{evaluation}: solid, the share that is right; dashed, of the same tokens "
         "without what is to be remembered; below, the difference. Bands: {level} t-intervals over "
         "seeds. Vertical: the direct window (dashed), the theoretical field (dotted).",
+        "cap_spans": "{evaluation}: where accuracy, corrected for the control where there is one, "
+        "falls to a half: the median seed, the line from the lowest to the highest, faint: single "
+        "seeds.",
+        "cap_spans_effective": "Diamonds: the effective window, up to which the gain is above 0 by "
+        "the lower end of its {level} t-interval over seeds.",
+        "cap_spans_marks": "Ticks: the direct window (dashed) and the theoretical field (dotted) "
+        "of the arm; what lies far beyond the axis is left out.",
+        "cap_beyond": "Arrows: beyond what was asked, at the last place that was; no number "
+        "stands there.",
+        "cap_state": "{evaluation}: spans against the bytes that a model carries at the end of a "
+        "row of its task, at four bytes a number; arms of equal bytes stand side by side.",
+        "cap_state_effective": "Points: the effective window, up to which the gain is above 0 by "
+        "the lower end of its {level} t-interval over seeds.",
+        "cap_state_half": "Points: L50 of the median seed; lines: from the lowest to the highest.",
         "cap_rows_only": "Dots: means; bars: {level} t-intervals over seeds.",
         "cap_sliced_trivial": "Grey: trivial baselines on the slice.",
         "cap_along": "Within each level from left to right: {factor} = {levels}.",
@@ -98,6 +121,15 @@ CAPTIONS: dict[str, dict[str, str]] = {
         "fig_is_read": "被读取的词元",
         "fig_reference": "（基线）",
         "fig_train_split": "训练集",
+        "fig_tokens": "{axis}（词元）",
+        "fig_span_seed": "单个种子的 L50",
+        "fig_span_median": "居中种子的 L50",
+        "fig_span_range": "最低到最高的种子",
+        "fig_span_beyond": "超出所问范围",
+        "fig_span_effective": "有效窗口",
+        "fig_span_window": "直接窗口",
+        "fig_span_field": "理论感受野",
+        "fig_state_bytes": "携带的状态（字节）",
         "cap_primary": "各条件下的 {metric}。",
         "cap_learning": "{metric} 随 {axis} 的变化：每组一条线，每个点都是重新训练的。",
         "cap_baseline": "基线组：{arm}。",
@@ -118,6 +150,16 @@ CAPTIONS: dict[str, dict[str, str]] = {
         "下方为两者之差。色带：对种子的 {level} t 区间。"
         "竖线：直接窗口（虚线）、理论感受野（点线）。",
         "cap_slices": "按评测样本切片的 {metric}；各水平下方为样本数。",
+        "cap_spans": "{evaluation}：正确率（有对照时先按对照校正）降到一半之处：点为居中的种子，"
+        "线从最低的种子到最高的种子，浅色为单个种子。",
+        "cap_spans_effective": "菱形：有效窗口，到此为止，增益对种子的 {level} t 区间下端大于 0。",
+        "cap_spans_marks": "短竖线：该组的直接窗口（虚线）与理论感受野（点线）；"
+        "远在坐标轴之外的不画。",
+        "cap_beyond": "箭头：超出所问范围，画在所问的最后一处；那里不给数字。",
+        "cap_state": "{evaluation}：跨度与模型在其任务一行末尾所携带字节数（每个数四字节）的关系；"
+        "字节数相同的组并排。",
+        "cap_state_effective": "点为有效窗口：到此为止，增益对种子的 {level} t 区间下端大于 0。",
+        "cap_state_half": "点为居中种子的 L50，线从最低的种子到最高的种子。",
         "cap_rows_only": "点为均值，横条为各种子的 {level} t 区间。",
         "cap_sliced_trivial": "灰色：平凡基线在该切片上的数值。",
         "cap_along": "每个水平之内从左到右：{factor} = {levels}。",
