@@ -24,6 +24,7 @@ from paribus import (
     probes,
     same,
     schedules,
+    tokenizers,
 )
 from paribus.spec import patch
 from paribus.studies import _lm_recipe as shared
@@ -33,7 +34,11 @@ SEGMENTS = {"paper": [1024, 2048], "small": [256, 512], "smoke": [16, 32]}
 # What the notes say is copied without a mistake, and what lies beyond it.
 SHORT = {"paper": (4, 8, 16, 32), "small": (4, 8, 16, 32), "smoke": (4, 8)}
 LONG = {"paper": (64, 128, 256, 512, 1024, 2048), "small": (64, 128, 256, 512), "smoke": (16, 32)}
-TOKENS = {**shared.TOKENS, "small": 2000 * 16_384}
+# Models of bytes of this size copy nothing after as many tokens; of 2,048 words they begin to.
+BATCH = {**shared.BATCH, "small": 8192}
+TOKENS = {**shared.TOKENS, "small": 4000 * 8192}
+RATE = {"small": 3e-3}
+WORDS = {"small": {"tokenizer": tokenizers.bpe(vocab=2048)}}
 TRIALS = {"paper": 200, "small": 48, "smoke": 4}
 # Sixteen layers in place of four, with as many parameters in them, and heads as large.
 DEEP = {
@@ -53,11 +58,13 @@ def study(scale: str) -> Study:
     short, lengths = SHORT[scale], (*SHORT[scale], *LONG[scale])
     asked, paper = {"trials": TRIALS[scale]}, scale == "paper"
     base = shared.base(scale)
-    task = shared.task(scale, length=first, stride=first // 4, start=2 * last)
-    base = patch(base, "task", patch(task, "tokens_per_step", shared.BATCH[scale]))
+    own = {"length": first, "stride": first // 4, "start": 2 * last, **WORDS.get(scale, {})}
+    task = shared.task(scale, tokens_per_step=BATCH[scale], **own)
+    base = patch(base, "task", task)
     if not paper:  # the notes' recipe is of the paper scale; a short training gains by an end
         base = patch(base, "schedule", schedules.wsd(warmup=0.05, decay=0.3, reach=False))
         base = patch(base, "clip", 1.0)
+    base = patch(base, "optim.lr", RATE.get(scale, shared.RATE))
 
     deep = {f"model.{field}": value for field, value in DEEP[scale].items()}
     shape = Factor("shape", {"wide4": {}, "deep16": deep})
@@ -68,9 +75,8 @@ def study(scale: str) -> Study:
     # shorter one is the first of the longer.
     lags = sorted({*(k * n // 4 for n in (first, last) for k in (1, 2, 3, 4, 6))})
     span = 4 if scale == "smoke" else 16
-    # Of bytes there are too few for a long sequence without repeats, so random ones end early.
     of = {"sources": ("random", "meaningful")}
-    delayed = {"sources": ("random", "meaningful") if paper else ("meaningful",)}
+    delayed = {"sources": ("random", "meaningful") if scale != "smoke" else ("meaningful",)}
     gain = {"lengths": lengths, **asked, **of}
     evaluate = [
         Eval("valid", split="validation"),
