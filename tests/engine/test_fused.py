@@ -9,7 +9,7 @@ import torch
 
 from paribus import optim
 from paribus.engine.train import Hooks, Trainer
-from paribus.engine.updating import Fused, Update
+from paribus.engine.updating import Flat, Fused, Update
 from tests.engine import tiny
 
 HOW: dict[str, typing.Any] = {"compile": "on", "deterministic": False}
@@ -50,7 +50,7 @@ def test_it_does_what_the_plain_update_does(part: typing.Any) -> None:
     changes = {"optim": part, "clip": 0.5, "steps": 6}
     one, two = stack(**changes), stack(**changes)
     a, b = tiny.train(one), tiny.train(two, **HOW)
-    assert type(a.update) is Update
+    assert type(a.update) is Flat
     assert type(b.update) is Fused
     assert b.update.run.engine == "compiled"
     for x, y in zip(one, two, strict=True):

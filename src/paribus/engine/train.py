@@ -29,7 +29,7 @@ from paribus.engine.recorded import Recorded
 from paribus.engine.settings import Settings
 from paribus.engine.start import initial
 from paribus.engine.summary import summary_of
-from paribus.engine.updating import Done, Fused, Look, Sums, Update
+from paribus.engine.updating import Done, Flat, Fused, Look, Sums, Update
 from paribus.errors import ParibusError, Refused
 from paribus.nn.dropout import Dropout
 from paribus.nn.places import Ready
@@ -153,15 +153,14 @@ class Trainer:
             self.state,
             spec.clip,
         )
-        fused = (
-            able and not self.scaler and Fused.able(spec.optim, self.net.freezing, self.settings)
-        )
+        flat = able and not self.scaler and Flat.able(spec.optim, self.net.freezing)
+        fused = flat and Fused.compiled(self.settings)
         one = len(self.budget.pieces()) == 1 and self.ranks.world == 1
         if fused:  # what is summed, over pieces or ranks, is summed in full precision
             low = self.net.lowered() if one and isinstance(self.net, Net) else []
             self.update = Fused(*given, settings=self.settings, low=low, compute=self.net.compute)
         else:
-            self.update = Update(*given)
+            self.update = Flat(*given) if flat else Update(*given)
         gpu = self.settings.device.startswith("cuda")
         alone = fused and whole and one and not self._drops()
         self.recorded = Recorded(self._on_device) if alone and gpu else None

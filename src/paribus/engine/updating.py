@@ -150,38 +150,32 @@ class Update:
         v = vectors(self.optims, step, factors, dtype=self.dtype, device=self.device)
         for rate in self.optims[0].rates:
             v[rate] = torch.where(keep_E, v[rate], 0.0)
-        params = {k: self.params[k] for k in self.freezing.trained}
-        given = dict(zip(params, grads, strict=True))
         with torch.no_grad(), self.freezing.held(self.params):
-            self.optims[0].update(v, params, given, self.state, step, self.declared)
+            self._change(v, dict(zip(self.freezing.trained, grads, strict=True)), step)
         if before is not None:  # what is masked out keeps its optimizer state too
             checkpoint.put_back(self.state, before, keep_E)
         return Done(loss_E, norm_E, finite_E | ~alive_E)
 
+    def _change(self, v: dict[str, Tensor], grads: Mapping[str, Tensor], step: int) -> None:
+        params = {k: self.params[k] for k in grads}
+        self.optims[0].update(v, params, grads, self.state, step, self.declared)
 
-class Fused(Update):
-    """All that is updated alike as one tensor [E,n], compiled, without a look of the processor.
 
-    Parameters and optimizer state become views of these tensors.  A trial that is not finite once
-    is not updated again.
+class Flat(Update):
+    """The same to the bit, all that is updated alike as one tensor [E,n]: a pass of the optimizer
+    is then one operation, not one a tensor.
+
+    Parameters and optimizer state become views of these tensors.
 
     Args:
-        low: paths of which a pass may read a copy in ``compute``; their gradients come in it.
+        low: paths that are to be tensors by themselves.
     """
 
-    late = True
-
     @staticmethod
-    def able(optim: Optimizer, freezing: Freezing, settings: Settings) -> bool:
-        on = settings.compile == "on" or (
-            settings.compile == "auto" and settings.device.startswith("cuda")
-        )
-        free = bool(freezing.trained) and not freezing.mixed
-        return on and not settings.exact and optim.elementwise and free
+    def able(optim: Optimizer, freezing: Freezing) -> bool:
+        return optim.elementwise and bool(freezing.trained) and not freezing.mixed
 
-    def __init__(
-        self, *given: Any, settings: Settings, low: Sequence[str] = (), compute: Any = None
-    ) -> None:
+    def __init__(self, *given: Any, low: Sequence[str] = ()) -> None:
         super().__init__(*given)
         trained, some = self.freezing.trained, next(iter(self.params.values())).detach()
         self.paths: dict[str, list[str]] = {}
@@ -197,16 +191,12 @@ class Fused(Update):
         self.rest = {group: some.new_zeros(E, n) for group, n in short.items()}
         self.whole = self._gathered(self.params)
         self.kept = {name: self._gathered(of) for name, of in self.state.items()}
-        self.working = {
-            k: t.detach().to(compute) if k in low else t for k, t in self.params.items()
-        }
-        few = {g: own for g, own in self.paths.items() if g.endswith("low")}
-        self.lower = self._gathered(self.working, few)
         for k in trained:
             self.params[k].requires_grad_()
-            self.working[k].requires_grad_()
-        self.alive: Tensor | None = None
-        self.run = Either(self._run, settings, able=True, dynamic=False)
+
+    def _change(self, v: dict[str, Tensor], grads: Mapping[str, Tensor], step: int) -> None:
+        g = {group: self._joined(group, grads) for group in self.paths}
+        self.optims[0].update(v, self.whole, g, self.kept, step, self.alike)
 
     def _gathered(
         self, of: dict[str, Tensor], groups: Mapping[str, list[str]] | None = None
@@ -225,6 +215,38 @@ class Fused(Update):
     def _joined(self, group: str, of: Mapping[str, Tensor]) -> Tensor:
         rest = self.rest[group].to(of[self.paths[group][0]].dtype)
         return torch.cat([*(of[k].flatten(1) for k in self.paths[group]), rest], 1)
+
+
+class Fused(Flat):
+    """Compiled, and without a look of the processor.  A trial that is not finite once is not
+    updated again.
+
+    Args:
+        low: paths of which a pass may read a copy in ``compute``; their gradients come in it.
+    """
+
+    late = True
+
+    @staticmethod
+    def compiled(settings: Settings) -> bool:
+        on = settings.compile == "on" or (
+            settings.compile == "auto" and settings.device.startswith("cuda")
+        )
+        return on and not settings.exact
+
+    def __init__(
+        self, *given: Any, settings: Settings, low: Sequence[str] = (), compute: Any = None
+    ) -> None:
+        super().__init__(*given, low=low)
+        self.working = {
+            k: t.detach().to(compute) if k in low else t for k, t in self.params.items()
+        }
+        few = {g: own for g, own in self.paths.items() if g.endswith("low")}
+        self.lower = self._gathered(self.working, few)
+        for k in self.freezing.trained:
+            self.working[k].requires_grad_()
+        self.alive: Tensor | None = None
+        self.run = Either(self._run, settings, able=True, dynamic=False)
 
     def __call__(
         self,

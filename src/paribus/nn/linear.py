@@ -52,6 +52,11 @@ def on_gpu(x: Tensor) -> bool:
     return x.is_cuda
 
 
+def one_by_one(x: Tensor) -> bool:
+    """Whether operations run one by one on a CPU, so that those of _cpu.py are worth it."""
+    return x.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
 def embed(ids_EBT: Tensor, table_EVD: Tensor) -> Tensor:
     """Rows of each trial's own table; ids may be shared by the trials (first axis 1)."""
     E, V, D = table_EVD.shape

@@ -14,6 +14,7 @@ from msgspec import Meta
 
 from paribus.contracts import Dims, P
 from paribus.lazy import F, torch
+from paribus.nn.linear import linear
 from paribus.sequence import Mixer
 
 if TYPE_CHECKING:
@@ -55,8 +56,7 @@ class GatedLinear(Mixer, frozen=True, kw_only=True):
     ) -> tuple[Tensor, Tensor]:
         wide = torch.promote_types(q_EBHTd.dtype, torch.float32)
         q, k, v = (x.to(wide) for x in (q_EBHTd, k_EBHTd, v_EBHTd))
-        gate_EBTH = h_EBTD.to(wide) @ p["gate"].to(wide).mT[:, None]
-        gate_EBTH = gate_EBTH + p["gate_bias"].to(wide)[:, None, None]
+        gate_EBTH = linear(h_EBTD.to(wide), p["gate"].to(wide), p["gate_bias"].to(wide))
         log_a = F.logsigmoid(gate_EBTH).transpose(2, 3) / self.tau
         if valid_EBT is not None:
             here = valid_EBT.bool()[:, :, None]

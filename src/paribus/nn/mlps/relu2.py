@@ -9,7 +9,7 @@ from msgspec import Meta
 
 from paribus.contracts import Dims, Mlp, P
 from paribus.lazy import torch
-from paribus.nn.linear import linear
+from paribus.nn.linear import linear, one_by_one
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,5 +40,11 @@ class Relu2(Mlp, frozen=True, kw_only=True):
         return out
 
     def forward(self, p: Mapping[str, Tensor], x_EBTD: Tensor) -> Tensor:
-        h = torch.relu(linear(x_EBTD, p["up"], p.get("up_bias"))).square()
+        u = linear(x_EBTD, p["up"], p.get("up_bias"))
+        if one_by_one(u):
+            from paribus.nn._cpu import SquaredRelu
+
+            h = SquaredRelu.apply(u)
+        else:
+            h = torch.relu(u).square()
         return linear(h, p["down"], p.get("down_bias"))

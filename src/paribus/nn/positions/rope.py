@@ -13,6 +13,7 @@ from msgspec import Meta
 from paribus.contracts import Dims, P, Position, Scaling, View
 from paribus.errors import SpecError
 from paribus.lazy import torch
+from paribus.nn.linear import one_by_one
 from paribus.parts import changed
 
 if TYPE_CHECKING:
@@ -91,7 +92,11 @@ class Rope(Position, frozen=True, kw_only=True):
         n, rest = 2 * cos.shape[-1], None
         if n < x_EBHTd.shape[-1]:
             x_EBHTd, rest = x_EBHTd.split([n, x_EBHTd.shape[-1] - n], -1)
-        if self.layout == "half":
+        if self.layout == "half" and x_EBHTd.dtype == cos.dtype and one_by_one(cos):
+            from paribus.nn._cpu import Turned
+
+            out = [Turned.apply(x_EBHTd, cos, sin)]
+        elif self.layout == "half":
             a, b = x_EBHTd.chunk(2, -1)
             out = [a * cos - b * sin, b * cos + a * sin]
         else:
