@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from msgspec.structs import replace
 
 from paribus import arrays, probes
 from paribus.analysis import curves, stats
@@ -113,11 +115,11 @@ def test_an_item_is_the_same_whatever_else_is_drawn(source: Any) -> None:
 
 
 def test_random_items_hold_each_token_once_and_no_separator() -> None:
-    items = _items.Items(Oracle(), "copy")
+    items = _items.Items(Oracle(), "copy", separators=15)
     for n in (4, 300, len(items.candidates)):
         ids = items.draw("random", n, range(3)).ids
         assert all(len({*row}) == n for row in ids.tolist())
-        assert not np.isin(ids, [*items.separator(15), items.begin]).any()
+        assert not np.isin(ids, [*items.separator(), items.begin]).any()
     with pytest.raises(_items.Short, match="each at most once"):
         items.draw("random", len(items.candidates) + 1, range(1))
     counts = np.bincount(items.draw("random", 100, range(200)).ids.ravel(), minlength=VOCAB)
@@ -140,6 +142,73 @@ def test_spans_of_text_stay_within_a_document() -> None:
     assert (shuffled.ids != drawn.ids).any(1).all()
     with pytest.raises(_items.Short, match="no document of the held-out text has 2,000"):
         items.draw("meaningful", 2000, range(1))
+
+
+class Letters(Oracle):
+    """Bytes are tokens, all of them ordinary."""
+
+    vocab, begin = 257, 256
+
+    def ordinary(self) -> Any:
+        return np.arange(256)
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        return [[256, *t.encode()] for t in texts]
+
+
+@pytest.mark.parametrize("source", ["meaningful", "shuffled", "nonce"])
+def test_no_separator_occurs_in_text(source: Any) -> None:
+    rare = "\u00ff".join(texts(1, 20000))
+    items = _items.Items(Letters([rare]), "copy", separators=15)
+    apart = items.separator(source)
+    assert len({*apart.tolist()}) == 15
+    assert not {*apart.tolist()} & {*rare.encode()}
+    assert not np.isin(items.draw(source, 64, range(20)).ids, apart).any()
+    plain = _items.Items(Letters([rare]), "copy")
+    one, two = (x.draw(source, 64, range(20)) for x in (plain, items))
+    assert all((a == b).all() for a, b in zip(one, two, strict=True)), "the same without any"
+    random_ = items.draw("random", 64, range(20)).ids
+    assert (random_ == plain.draw("random", 64, range(20)).ids).all()
+    assert not np.isin(random_, items.separator("random")).any()
+    again = _items.Items(Letters([rare]), "copy", separators=15).separator(source)
+    assert (again == apart).all()
+
+
+class Few(Letters, Uniform):
+    """Of sixteen ordinary tokens, all of which occur; three stand apart."""
+
+    def ordinary(self) -> Any:
+        return np.frombuffer(b"abcdefghijklmnop", np.uint8).astype(np.int64)
+
+
+def few(rare: int) -> Few:
+    """p is the rarest letter, then o."""
+    draw = random.Random(0)
+    return Few(["".join(draw.choices("abcdefghijklmn op", [40] * 14 + [99, 9, rare], k=30_000))])
+
+
+def test_spans_that_hold_a_separator_are_drawn_anew() -> None:
+    items = _items.Items(few(2), "copy", separators=1)
+    assert bytes(items.separator("meaningful").tolist()) == b"p"
+    drawn = items.draw("meaningful", 100, range(30))
+    assert not (drawn.ids == ord("p")).any()
+    assert items.held == 0
+    plain = _items.Items(few(2), "copy").draw("meaningful", 100, range(30))
+    kept = (plain.ids != ord("p")).all(1)
+    assert 0 < kept.sum() < 30
+    assert (drawn.ids == plain.ids).all(1).tolist() == kept.tolist(), "the others stay as they are"
+    alone = _items.Items(few(2), "copy", separators=1).draw("meaningful", 100, range(7, 9))
+    assert (alone.ids == drawn.ids[7:9]).all()
+
+
+def test_separators_that_no_span_is_without_are_told() -> None:
+    probe = probes.copy(lengths=(500,), sources=("meaningful",), trials=3, separator=1)
+    model = few(9)
+    found = probe.measure(model)
+    assert found.notes["separators in text"] == "3 spans hold one: no place was without"
+    assert "separators in text" not in replace(probe, separator=0).measure(few(9)).notes
+    (rows,) = model.asked
+    assert (rows.ids[:, 501] == ord("p")).all()
 
 
 def test_nonce_words_stand_for_the_same_words_throughout() -> None:
