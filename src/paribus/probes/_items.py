@@ -164,6 +164,18 @@ class Items:
                 return self.candidates[drawn[first[:length]]]
             much *= 2  # a longer draw begins with the same words
 
+    def apart(self, source: Source, length: int, before: int, items: range) -> Drawn:
+        """``before`` tokens and a span of ``length``.  Of random tokens those of the span stand
+        nowhere else; of those before, each stands once nearest the span, as far as they go round,
+        and further off any of them again."""
+        room = len(self.candidates) - length
+        if source != "random" or before <= room or room < 1:
+            return self.draw(source, before + length, items)
+        near = self.draw(source, length + room, items)
+        again = [self._stream(length, i, "again").integers(before - room, room) for i in items]
+        first = np.take_along_axis(near.ids, np.array(again), 1)
+        return near._replace(ids=np.concatenate([first, near.ids], 1))
+
     # ── of text ─────────────────────────────────────────────────────────────────────────────
 
     @property
