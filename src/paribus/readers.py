@@ -89,7 +89,8 @@ class Reader:
     Attributes:
         limit: the longest row that it reads; None: any.
         window: tokens that a query reads directly, its own included; None: it does not say.
-        field: tokens that can reach a query through all layers; None: it does not say.
+        field: tokens that can reach a query through all layers; None: it does not say, or nothing
+            limits them.
         said: how the field comes about, in words.
         work: tokens that are read at a time, where a cache of earlier ones stands beside them.
         begin: the id that a document begins with, if any.
