@@ -46,7 +46,8 @@ class Curve(NamedTuple):
     """How a probe's slices make a curve, from which spans are told.
 
     Attributes:
-        axis: the slice whose levels are numbers of tokens.
+        axis: the slice whose levels are numbers of tokens, or of what it is called after
+            (``study.measures.COUNTS``).
         metric: an accuracy, drawn along it.
         by: the slice that tells curves apart; None: there is one.
         control: the metric of the same tokens without what is to be remembered.
