@@ -30,6 +30,7 @@ VERDICTS = {
 }  # fmt: skip
 WIDTH = 7.6  # inches
 ROW = 0.19  # inches of a legend's row
+OTHERS = "other arms"  # a label: those that lack the factor that colours tell
 
 # What a colour is called in the style sheet of the page, which has a light and a dark one.
 NAMES = {
@@ -267,7 +268,7 @@ def below(
     Args:
         grow: the figure is as much higher as the legend has more rows than two.
     """
-    labels = [short(label, 60) for label in labels]
+    labels = [canvas.word("other_arms") if x == OTHERS else short(x, 60) for x in labels]
     room = 105 * canvas.figure.get_figwidth() / WIDTH  # characters
     columns = max(1, min(count, int(room / (max(map(len, labels), default=1) + 7))))
     canvas.figure.legend(handles, labels, loc="outside lower left", ncols=columns)

@@ -48,9 +48,8 @@ def caption(d: Drawn, m: Material, lang: str) -> str:
         if any(p["n"] < p["of"] for p in d.rows):
             parts.append(say("cap_hatched", lang))
     elif d.name == "curves":
-        factor = next(iter(m.looks.values())).label.partition("=")[0]
-        if len(m.looks) > len({look.label for look in m.looks.values()}):
-            parts.append(say("cap_colours", lang, factor=factor))
+        if m.coloured is not None:
+            parts.append(say("cap_colours", lang, factor=m.coloured["name"]))
         if any(p["n"] > 1 for p in d.rows):
             parts[0] = say("cap_curves_mean", lang)
     elif sliced:
