@@ -276,6 +276,10 @@ class Schedule(Part, frozen=True, kw_only=True):
         """The factor of lr for update ``step`` (from 0) of ``total``; pure."""
         raise NotImplementedError
 
+    def unfelt(self, total: int) -> str | None:
+        """A setting that none of so many updates feels, and what to give, in words."""
+        return None
+
 
 class Corpus(Part, frozen=True, kw_only=True):
     """Documents of text, in three disjoint splits: train, validation, test."""
@@ -450,6 +454,7 @@ class Probe(Part, frozen=True, kw_only=True):
     metrics: ClassVar[dict[str, Metric]] = {}
     slices: ClassVar[tuple[str, ...]] = ()
     curve: ClassVar[Curve | None] = None
+    split: ClassVar[bool] = False  # whether it reads the split of its evaluation
 
     def validate(self) -> None:
         """A value that stands twice would count the same items twice."""
