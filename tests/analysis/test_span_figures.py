@@ -98,6 +98,15 @@ def test_bytes_are_drawn_where_arms_differ_in_them() -> None:
     assert ax.get_xscale() == ax.get_yscale() == "log"
 
 
+def test_bytes_say_what_their_dots_are() -> None:
+    made = sized(record(3), short=4096, long=8192)
+    told, found = drawn(made, rows(made))
+    with styled():
+        canvas = found["state-lag"].draw(found["state-lag"].rows, told.material)
+    assert "first and last place asked" in canvas.svg()
+    assert "所问范围的两端" in canvas.svg("zh")
+
+
 def test_without_a_gain_or_with_one_seed_the_half_is_drawn() -> None:
     made = sized(record(1), short=1024, long=4096)
     d = drawn(made, rows(made))[1]["state-lag"]

@@ -223,9 +223,10 @@ def test_segments_of_bytes_can_be_asked_for() -> None:
         (lambda: probes.copy(sources=("random", "random")), "copy.sources: 'random' stands there"),
         (lambda: probes.key_value(lengths=(128, 128)), "probes.key_value.lengths: 128 stands"),
         (lambda: probes.passkey(depths=(0, 50, 0)), "probes.passkey.depths: 0 stands there twice"),
+        (lambda: probes.serial_position(lengths=(16, 4)), "lengths: 4 tokens have no 10 positions"),
     ],
 )
-def test_a_level_that_stands_twice_is_refused(make: Any, said: str) -> None:
+def test_a_level_that_stands_twice_or_is_too_short_is_refused(make: Any, said: str) -> None:
     with pytest.raises(SpecError, match=said):
         make()
 

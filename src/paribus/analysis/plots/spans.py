@@ -209,6 +209,8 @@ def state(m: Material, evaluation: str) -> list[Point]:
 
 def draw_state(points: Sequence[Point], m: Material, axis: str) -> Canvas:
     """By ratios on both axes, a panel for each curve; arms of equal bytes stand side by side."""
+    from matplotlib.lines import Line2D
+
     panels: dict[str, list[Point]] = {}
     for p in points:
         panels.setdefault(p["panel"], []).append(p)
@@ -244,7 +246,9 @@ def draw_state(points: Sequence[Point], m: Material, axis: str) -> Canvas:
             ax.set_ylabel(_tokens(canvas, axis, what))
     for k in range(len(panels), lines * columns):
         canvas.axes[k // columns][k % columns].set_visible(False)
-    below(canvas, [handles[x] for x in names], list(names), 5)
+    asked = Line2D([], [], color=FAINT, lw=0.8, linestyle=(0, (1, 2)))
+    shown = [*(handles[x] for x in names), asked]
+    below(canvas, shown, [*names, canvas.word("span_asked")], 5)
     return canvas
 
 
