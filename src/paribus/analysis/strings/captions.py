@@ -59,8 +59,8 @@ CAPTIONS: dict[str, dict[str, str]] = {
         "cap_imported": "Dashed grey, squares: measured elsewhere, in no test.",
         "cap_far": "Trivial baselines beyond the axis: {names}.",
         "cap_slices": "{metric} by slice of the evaluation items; below each level: how many.",
-        "cap_probe": "{evaluation}: the share that is right. Bands: {level} t-intervals over "
-        "seeds.",
+        "cap_probe": "{evaluation}: solid, the share that is right. Bands: {level} t-intervals "
+        "over seeds.",
         "cap_probe_control": "Dashed: of the same tokens without what is to be remembered; below: "
         "the difference.",
         "cap_probe_marks": "Vertical: the direct window (dashed), the theoretical field (dotted).",
@@ -154,7 +154,7 @@ CAPTIONS: dict[str, dict[str, str]] = {
         "cap_gap": "空缺：没有数值（{all} 个单元中的 {n} 个）。",
         "cap_imported": "灰色虚线与方块：在别处测得，不参与任何检验。",
         "cap_far": "超出坐标轴的平凡基线：{names}。",
-        "cap_probe": "{evaluation}：正确率。色带：对种子的 {level} t 区间。",
+        "cap_probe": "{evaluation}：实线为正确率。色带：对种子的 {level} t 区间。",
         "cap_probe_control": "虚线：没有先前呈现时同样词元的正确率；下方：两者之差。",
         "cap_probe_marks": "竖线：直接窗口（虚线）、理论感受野（点线）。",
         "cap_slices": "按评测样本切片的 {metric}；各水平下方为样本数。",
