@@ -5,12 +5,27 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from paribus import masks, norms, optim, parts, positions, presets, spec, tasks
+from paribus import (
+    Factor,
+    masks,
+    memories,
+    norms,
+    optim,
+    parts,
+    positions,
+    presets,
+    probes,
+    schedules,
+    spec,
+    suites,
+    tasks,
+)
 from paribus.errors import SpecError
 from paribus.parts import dump
 from tests.engine import tiny
@@ -136,3 +151,36 @@ def test_local_parts_are_found_identified_by_source_and_kept_apart(
         parts.use_local(before)
     with pytest.raises(SpecError, match=r"no scales\.mine"):
         scales.mine()
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: schedules.wsd(shape="sqr"),
+         "schedules.wsd.shape: 'sqr' is none of 'linear', 'sqrt', 'cosine', 'exponential'; did you "
+         "mean 'sqrt'?"),
+        (lambda: probes.copy(sources=["random", "shufled"]),
+         "probes.copy.sources: 'shufled' is none of 'random', 'meaningful', 'shuffled', 'nonce'; "
+         "did you mean 'shuffled'?"),
+        (lambda: memories.recurrence(segment=4, form="slidin"),
+         "memories.recurrence.form: 'slidin' is none of 'full_cache', 'sliding'; did you mean "
+         "'sliding'?"),
+        (lambda: probes.copy(shots=3), "probes.copy.shots: 3 is none of 0, 1, 2, 4, 8"),
+        (lambda: suites.memori("quick"), "no suites.memori; did you mean 'memory'?"),
+        (lambda: presets.wm83m_deep17(), "no presets.wm83m_deep17; did you mean 'wm83m_deep16'?"),
+        (lambda: Factor("kernel", [1], "x"), "factor 'kernel': the name is reserved, for it is a "
+         "column of results; call it kernel_, or after what it varies"),
+    ],
+)  # fmt: skip
+def test_a_wrong_word_is_answered_with_the_right_ones(make: Any, said: str) -> None:
+    with pytest.raises(SpecError) as why:
+        make()
+    assert str(why.value) == said
+
+
+def test_modules_of_names_know_them() -> None:
+    assert callable(suites.memory) and "memory" in suites.SUITES
+    assert {"gpt2", "llama", "quickstart", "wm83m_wide4"} <= {*presets.PRESETS}
+    assert not any(name.startswith("_") for name in presets.PRESETS)
+    for module in (suites, presets):
+        assert not hasattr(module, "__path__")

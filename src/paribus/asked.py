@@ -262,6 +262,16 @@ def command(o: Namespace, trial: Trial) -> str:
     return f"paribus run {o.study}{same_options(o)} --only {only}"
 
 
+def a_file(output: str | None, study: str) -> None:
+    """Refuse a folder where a table is to be written."""
+    if output and (Path(output).is_dir() or output.endswith("/")):
+        inside = Path(output) / "results.csv"
+        raise SpecError(
+            f"-o {output}: a file is wanted, and this is a folder: name one in it ({inside}); "
+            f"paribus report {study} -o DIR fills a folder"
+        )
+
+
 def suffix(output: str | None, known: Iterable[str], more: str = "") -> str:
     """What a file's name ends with, without the dot; "" where nothing tells a format."""
     found = Path(output or "").suffix[1:].lower()

@@ -54,6 +54,11 @@ def probes(o: Namespace) -> Probes:
         raise SpecError(f"-o {o.output}: a picture is of one probe that has an axis, such as copy")
     if o.against and len(found) > 1:
         raise SpecError(f"--against goes with one probe; {o.probe} is a suite")
+    if o.split and not all(probe.split for _, probe in found):
+        raise SpecError(
+            f"--split {o.split}: --probe {o.probe} reads no split of the task, so nothing would "
+            "change; leave it out (held-out text is the test split's, or --data)"
+        )
     for _, probe in found:
         probe.fingerprints()  # what is not there is said before anything is loaded
     return found

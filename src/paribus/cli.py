@@ -106,7 +106,8 @@ def _evaluate(p: argparse.ArgumentParser) -> None:
                    help="JSON values; a part as '{\"part\": \"alibi\"}'")  # fmt: skip
     p.add_argument("--over", action="append", default=[], metavar="PATH=VALUE,…",
                    help="a condition for each value; given again: each combination")  # fmt: skip
-    p.add_argument("--split", choices=("test", "validation", "train"), default="test")
+    p.add_argument("--split", choices=("test", "validation", "train"),
+                   help="of the task (default test); no probe but inside reads it")  # fmt: skip
     p.add_argument(
         "--examples",
         type=int,

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
-from paribus.parts import Part
+from paribus.errors import SpecError
+from paribus.parts import Part, raw
 from paribus.readers import Curve as Curve
 from paribus.readers import Measured as Measured
 from paribus.readers import Reader as Reader
@@ -275,6 +276,10 @@ class Schedule(Part, frozen=True, kw_only=True):
         """The factor of lr for update ``step`` (from 0) of ``total``; pure."""
         raise NotImplementedError
 
+    def unfelt(self, total: int) -> str | None:
+        """A setting that none of so many updates feels, and what to give, in words."""
+        return None
+
 
 class Corpus(Part, frozen=True, kw_only=True):
     """Documents of text, in three disjoint splits: train, validation, test."""
@@ -449,6 +454,17 @@ class Probe(Part, frozen=True, kw_only=True):
     metrics: ClassVar[dict[str, Metric]] = {}
     slices: ClassVar[tuple[str, ...]] = ()
     curve: ClassVar[Curve | None] = None
+    split: ClassVar[bool] = False  # whether it reads the split of its evaluation
+
+    def validate(self) -> None:
+        """A value that stands twice would count the same items twice."""
+        for field, value in raw(self).items():
+            twice = [x for x in value if value.count(x) > 1] if isinstance(value, tuple) else []
+            if twice:
+                raise SpecError(
+                    f"probes.{self.name}.{field}: {twice[0]!r} stands there twice, and its items "
+                    "would be counted twice; give each value once"
+                )
 
     def fingerprints(self) -> dict[str, str]:
         """Content hashes of the data that it asks of."""

@@ -118,7 +118,7 @@ def do_evaluate(o: Namespace) -> int:
     from paribus.engine import single
 
     named = [(w.label, w.spec) for w in wanted]
-    how = o.split, o.examples, device, _cache(model), _tell(max(len(wanted), len(probes)))
+    how = o.split or "test", o.examples, device, _cache(model), _tell(max(len(wanted), len(probes)))
     if probes:
         asked_ = single.asked(model.weights, named, probes, *how)
         changes = [(w.label, w.changes) for w in wanted]
@@ -323,9 +323,11 @@ def _act(o: Namespace, changes: Mapping[str, Any], trained: Spec) -> None:
     """Refuse what would change nothing: settings that training alone reads."""
     for path in changes:
         name = path.removeprefix("task.")
-        if name != path and name in trained.task.training and o.split != "train":
+        if name == path or name not in trained.task.training:
+            continue
+        if (split := o.split or "test") != "train":
             raise SpecError(
-                f"{path}: training alone reads it, so no evaluation of the {o.split} split changes"
+                f"{path}: training alone reads it, so no evaluation of the {split} split changes"
             )
 
 

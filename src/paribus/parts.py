@@ -8,6 +8,7 @@ building parts loads no torch.
 from __future__ import annotations
 
 import copy
+import difflib
 import functools
 import hashlib
 import importlib
@@ -18,7 +19,7 @@ import types
 import typing
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import msgspec
 
@@ -115,6 +116,13 @@ def check(value: Any, hint: Any, where: str) -> Any:
         return msgspec.convert(value, hint, strict=True)
     except (msgspec.ValidationError, TypeError) as error:
         reason = str(error).split(" - at")[0]
+        if choices := _choices(hint) if reason.startswith("Invalid enum value") else []:
+            given = value if isinstance(value, tuple) else (value,)
+            wrong = next((x for x in given if x not in choices), value)
+            close = difflib.get_close_matches(str(wrong), map(str, choices), n=1, cutoff=0.5)
+            meant = f" did you mean {close[0]!r}?" if close else ""
+            said = ", ".join(map(repr, choices))
+            raise SpecError(f"{where}: {wrong!r} is none of {said};{meant}".rstrip(";")) from None
         raise SpecError(f"{where}: {value!r} does not fit: {reason}") from None
 
 
@@ -124,6 +132,13 @@ def _finite(value: Any, where: str) -> None:
     if isinstance(value, (list, tuple)):
         for v in value:
             _finite(v, where)
+
+
+def _choices(hint: Any) -> list[Any]:
+    """The values that a Literal lists, wherever in the hint it stands."""
+    if typing.get_origin(hint) is Literal:
+        return list(typing.get_args(hint))
+    return [x for inner in typing.get_args(hint) for x in _choices(inner)]
 
 
 def _union(hint: Any) -> tuple[Any, ...]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from paribus import parts
+from paribus.errors import SpecError, nearest
 from paribus.spec import Model
 
 positions, masks, norms, mlps, scales = (
@@ -151,3 +152,16 @@ def quickstart(*, width: int = 64, layers: int = 2, heads: int = 4, **overrides:
         "tied": True,
     }
     return _model("quickstart", fields, overrides)
+
+
+def __getattr__(name: str) -> Any:
+    if name.startswith("_"):
+        raise AttributeError(name)
+    raise SpecError(f"no presets.{name}; {nearest(name, PRESETS)}")
+
+
+PRESETS = tuple(
+    name
+    for name, x in globals().items()
+    if callable(x) and getattr(x, "__module__", "") == __name__ and not name.startswith("_")
+)

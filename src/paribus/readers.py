@@ -46,7 +46,8 @@ class Curve(NamedTuple):
     """How a probe's slices make a curve, from which spans are told.
 
     Attributes:
-        axis: the slice whose levels are numbers of tokens.
+        axis: the slice whose levels are numbers of tokens, or of what it is called after
+            (``study.measures.COUNTS``).
         metric: an accuracy, drawn along it.
         by: the slice that tells curves apart; None: there is one.
         control: the metric of the same tokens without what is to be remembered.
@@ -89,7 +90,8 @@ class Reader:
     Attributes:
         limit: the longest row that it reads; None: any.
         window: tokens that a query reads directly, its own included; None: it does not say.
-        field: tokens that can reach a query through all layers; None: it does not say.
+        field: tokens that can reach a query through all layers; None: it does not say, or nothing
+            limits them.
         said: how the field comes about, in words.
         work: tokens that are read at a time, where a cache of earlier ones stands beside them.
         begin: the id that a document begins with, if any.

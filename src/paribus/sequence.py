@@ -24,7 +24,8 @@ class Reach:
     """How far back a model can see, in tokens, the reading one included, and what that costs.
 
     Attributes:
-        direct: of the last token of a segment (or row) in one layer; None: the whole row.
+        direct: of the last token of a segment (or row) in one layer, of text alone; None: the whole
+            row.
         theoretical: through all layers, as a mask alone would have it; None: the whole row.
         state_bytes: what is carried from one token (or segment) to the next.
     """

@@ -13,7 +13,7 @@ from typing import Any
 
 from paribus import parts
 from paribus.analysis import power
-from paribus.asked import chosen, device_of, free_memory, planned, suffix, to_read
+from paribus.asked import a_file, chosen, device_of, free_memory, planned, suffix, to_read
 from paribus.cli import FAILED, OK, STOPPED, WRONG, emit
 from paribus.comparing import audited, refuse_unfair, told
 from paribus.errors import ParibusError, SpecError, nearest
@@ -379,6 +379,7 @@ def do_results(o: Namespace) -> int:
 
     if o.wide and not o.format and not o.output:
         o.format = "csv"
+    a_file(o.output, o.study)
     o.format = o.format or SUFFIXES.get(suffix(o.output, SUFFIXES, " (or --format)"), "text")
     alone = o.wide or o.format == "recipe"
     if (o.wide and o.format != "csv") or (alone and (o.metric or o.differences)):

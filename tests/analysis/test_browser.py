@@ -145,6 +145,8 @@ def test_what_report_and_results_write(ran: Path, tmp_path: Path, capsys: Any) -
         (["--metric", "acuracy"], "did you mean 'accuracy'"),
         (["--format", "parquet"], "needs a file"),
         (["--wide", "--format", "json"], "--wide goes with"),
+        (["-o", str(tmp_path)], "a file is wanted, and this is a folder: name one in it ("),
+        (["-o", f"{tmp_path}/new/"], "results.csv); paribus report "),
         (["-o", str(tmp_path / "r.xyz")], "known: .txt, .csv, .json, .md, .tex, .parquet"),
     ):
         assert main(["results", study, *home, *wrong]) == 2

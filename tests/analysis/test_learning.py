@@ -114,6 +114,21 @@ def test_the_training_split_is_beside_its_arm(m):
     assert limits[0] != limits[1]  # other tasks, other heights
 
 
+def test_a_single_line_is_called_after_what_judges():
+    """The validation split is declared first, and its values are not those that are drawn."""
+    record = synthetic.study([Factor("N", [1, 2, 4, 8], "task.n")], [], seeds=2)
+    (test,) = record["conditions"]
+    valid = {**test, "evaluation": "valid", "key": "valid", "split": "validation"}
+    record["conditions"] = [valid, {**test, "evaluation": "test", "key": "test"}]
+    for t in record["trials"]:
+        t["cells"] = {"valid": "c0", "test": "c1"}
+    found = [{**r, "value": r["value"] + (r["evaluation"] == "valid")}
+             for r in synthetic.rows(record, lambda v, c: 2.0)]  # fmt: skip
+    points = lines.data(material(record, found))
+    assert {p["label"] for p in kind(points, "mean")} == {"test"}
+    assert all(p["y"] < 2.5 for p in kind(points, "mean"))
+
+
 def test_eight_arms_are_four_panels_of_two():
     parts = [Factor(n, list(levels), f"model.{n}") for n, levels in
              (("position", ("full", "tiled")), ("mask", ("dense", "structured")),

@@ -158,3 +158,16 @@ def test_csvs_hold_each_arm_with_per_cent_of_the_baseline() -> None:
         ("1", "5.0", "0.1"),
         ("2", "4.0", "0.2"),
     ]
+
+
+def test_only_values_of_the_primary_metric_are_called_after_it() -> None:
+    """Where another evaluation alone was made on the way, the file says nothing of perplexity."""
+    found = told()
+    assert "val_ppl_comparison.png" in outputs.files(found, "", "")
+    record = {**found.study, "metrics": {**found.study["metrics"], "query_norm": {
+        "unit": "", "better": None, "of": None, "transform": None}}}  # fmt: skip
+    checks = {t["name"]: [{"step": s, "lm query_norm": 9.0 - s / 200} for s in (200, 400)]
+              for t in record["trials"]}  # fmt: skip
+    made = outputs.files(Told(record, found.rows, checks=checks), "", "")
+    assert "val_ppl_comparison.png" not in made
+    assert "training.png" in made

@@ -211,6 +211,58 @@ def test_losses_and_rates():
     assert {(p["schedule"], p["trials"]) for p in rates} == {(0, 1), (1, 5)}
 
 
+def test_learning_rates_have_room_beside_their_legend():
+    """The axes keep their height however many courses there are."""
+    heights = {}
+    for many in (2, 40):
+        arm = Factor("arm", [f"arm-with-a-long-name-{i}" for i in range(many)], "model.arm")
+        record = study([arm], seeds=1)
+        curves = {"lr": {t["name"]: [(k, (i + 1) * 1e-4 * k) for k in (1, 2, 3)]
+                         for i, t in enumerate(record["trials"])}}  # fmt: skip
+        m = material(record, [], curves=curves)
+        with styled():
+            canvas = training.draw_rates(training.rates(m), m)
+            canvas.png()
+            heights[many] = canvas.ax.get_window_extent().height / canvas.figure.dpi
+    assert heights[40] > 0.85 * heights[2] > 1.2
+
+
+def many_arms(most_lack: bool):
+    """20 arms, of which those of the second half have no norm; or all but four."""
+    record = study(
+        [Factor("arm", [f"a{i}" for i in range(20)], "x"), Factor("norm", ["rms", "l2"], "y"),
+         Factor("size", [1, 2, 3], "z")], [], seeds=1,
+    )  # fmt: skip
+    kept = [v for v in record["variants"] if v["levels"]["norm"] == "rms"][:20]
+    for i, v in enumerate(kept):
+        norm = ("rms", "l2")[i % 2] if i < (4 if most_lack else 10) else None
+        v["levels"] = {"arm": f"a{i}", "size": str(i % 3 + 1), "norm": norm}
+    record["variants"] = kept
+    record["trials"] = [t for t in record["trials"] if t["variant"] < len(kept)]
+    return record
+
+
+def test_arms_without_the_factor_of_colours_are_other_arms():
+    record = many_arms(most_lack=False)
+    record["factors"] = record["factors"][:2]
+    m = material(record, [])
+    assert m.coloured["name"] == "norm"
+    assert [m.looks[n].label for n in list(m.chosen)[8:11]] == ["norm=rms", "norm=l2", "other arms"]
+    with styled():
+        canvas = m.canvas("x", (7.6, 3))
+        training._looks_below(canvas, {x.label: x for x in m.looks.values()})
+    assert "other arms" in canvas.svg()
+    assert "其他组" in canvas.svg("zh")
+    assert "None" not in canvas.svg()
+
+
+def test_colours_tell_no_factor_that_most_arms_lack():
+    record = many_arms(most_lack=True)
+    assert material(record, []).coloured["name"] == "size"
+    record["factors"] = record["factors"][:2]  # there is no other one
+    assert material(record, []).coloured["name"] == "norm"
+
+
 def test_evaluations_during_training():
     record = study(baseline={"position": ["none"]})
     keys = [c["key"] for c in record["conditions"][:2]]

@@ -30,6 +30,10 @@ def test_levels_are_in_natural_order(told):
         "hops": ["0", "1", "2", "3", "absent", "unconnected"], "present": ["absent", "both"],
     }  # fmt: skip
     assert sorted(["10", "9", "b", "2.5", "a"], key=slices.natural) == ["2.5", "9", "10", "a", "b"]
+    cells = ["random@128", "text@4", "random@16", "random@8", "repeat, 10@0", "repeat, 3@100"]
+    assert sorted(cells, key=slices.natural) == [
+        "random@8", "random@16", "random@128", "repeat, 3@100", "repeat, 10@0", "text@4",
+    ]  # fmt: skip
 
 
 def test_the_metric_is_one_that_slices_have():

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from paribus.analysis.plots import Drawn, spans
+from paribus.analysis.plots import Drawn, along, spans
 from paribus.analysis.plots.canvas import GRID, styled
 from paribus.analysis.report import Told, outputs, pictures
 from tests.analysis.test_spanned import LAGS, record, rows
@@ -98,6 +98,15 @@ def test_bytes_are_drawn_where_arms_differ_in_them() -> None:
     assert ax.get_xscale() == ax.get_yscale() == "log"
 
 
+def test_bytes_say_what_their_dots_are() -> None:
+    made = sized(record(3), short=4096, long=8192)
+    told, found = drawn(made, rows(made))
+    with styled():
+        canvas = found["state-lag"].draw(found["state-lag"].rows, told.material)
+    assert "first and last place asked" in canvas.svg()
+    assert "所问范围的两端" in canvas.svg("zh")
+
+
 def test_without_a_gain_or_with_one_seed_the_half_is_drawn() -> None:
     made = sized(record(1), short=1024, long=4096)
     d = drawn(made, rows(made))[1]["state-lag"]
@@ -129,3 +138,44 @@ def test_no_spans_no_figures() -> None:
 def test_bytes_in_words() -> None:
     assert [spans.size(x) for x in (512, 4096, 1536 * 1024, 2**31)] == [
         "512 B", "4 KiB", "1.5 MiB", "2 GiB"]  # fmt: skip
+
+
+def pairs(made: dict[str, Any]) -> dict[str, Any]:
+    """The same along pairs of keys and values."""
+    for c in made["conditions"]:
+        c["curve"] = {**c["curve"], "axis": "pairs"}
+    return made
+
+
+def test_an_axis_of_pairs_has_no_windows() -> None:
+    made = pairs(record(3))
+    told, found = drawn(made, rows(made))
+    m, (d, forest) = told.material, (found["probe-lag"], found["spans-lag"])
+    assert along.marks(m, "pairs") == {"short": {}, "long": {}}
+    for one in (d, forest):
+        with styled():
+            svg = one.draw(one.rows, m).svg()
+        assert ">pairs<" in svg
+        assert "(tokens)" not in svg
+        assert "window" not in svg.replace("effective window", "")
+        said = pictures.caption(one, m, "en")
+        assert "direct window" not in said
+        assert "直接窗口" not in pictures.caption(one, m, "zh")
+    (first, *_) = told.spans
+    assert first.unit == first.data()["unit"] == "pairs"
+    assert first.cells()["L50"].endswith("pairs")
+    assert all(s.ratios == {} for s in told.spans)
+
+
+def test_a_picture_says_what_dashes_and_dots_mean() -> None:
+    made = record(3)
+    told, found = drawn(made, rows(made))
+    d, m = found["probe-lag"], told.material
+    with styled():
+        canvas = d.draw(d.rows, m)
+    labels = [x.get_text().strip("\u2062\u2063") for x in canvas.figure.legends[0].get_texts()]
+    assert labels == ["short", "long", "without what is to be remembered", "direct window"], (
+        "the field of 256 lies beyond the axis"
+    )
+    assert "没有先前呈现时" in canvas.svg("zh")
+    assert "Vertical: the direct window" in pictures.caption(d, m, "en")

@@ -196,6 +196,18 @@ def test_pictures_have_lines_at_the_window_and_the_field(tmp_path: Any) -> None:
     assert pictures.marks_of([plain]) == {}
 
 
+def test_pairs_are_no_tokens(tmp_path: Any) -> None:
+    probe = probes.mqar(trials=10, pairs=(2, 4, 32, 128))
+    held = condition(probe, oracle(64))
+    held["curves"] = [c.data() for c in curves.told(held, probe.curve, draws=50)]
+    assert pictures.marks_of([held])["direct window"] == 64
+    pictures.write(tmp_path / "a.svg", [held], ["own task"], probe.curve, "")
+    svg = (tmp_path / "a.svg").read_text()
+    assert ">pairs<" in svg
+    assert "tokens" not in svg
+    assert "direct window" not in svg
+
+
 def test_curves_need_their_axis() -> None:
     held = condition(probes.mqar(trials=4, pairs=(2, 4)), oracle(64))
     assert curves.told(held, Curve("length", "recalled")) == []

@@ -248,7 +248,11 @@ def test_probes_are_told_what_the_memory_says():
     assert reach(broken, 64).theoretical != 3 * 5 + 6
     slides = of(memories.recurrence(segment=6, cache=5, form="sliding"), layers=3)
     assert seen(slides, None) == (6, 16, "N·C + W = 3·5 + 1 = 16", None)
-    assert seen(of(memories.retrieval(segment=8, cache=8, top=2)), 64)[:2] == (16, 64)
+    unlimited = "by the memory, without a limit"
+    found = of(memories.retrieval(segment=8, cache=8, top=2))
+    assert seen(found, 64) == (16, None, unlimited, None)
+    vectors = of(memories.tokens(segment=8, tokens=3))
+    assert seen(vectors, 64) == (8, None, unlimited, None), "vectors of the memory are no tokens"
     assert seen(model_with(), 64) == (64, 64, "all of the row", None)
     assert seen(model_with(), None) == seen(object(), None) == Seen()
     assert seen(model_with(mask=masks.sliding_window(size=9)), 64)[:2] == (9, 17)

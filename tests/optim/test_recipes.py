@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import re
 import statistics
 
 import pytest
 import torch
 
-from paribus import optim, parts, recipes
+from paribus import Eval, Spec, Study, corpora, optim, parts, presets, recipes, tasks, tokenizers
 from paribus.errors import SpecError
 from paribus.looking import decided
 from tests.engine import tiny
@@ -226,3 +227,57 @@ def test_a_patch_for_another_batch():
     assert recipes.rate(1e-3, 2**16, 2**18, "linear") == pytest.approx(2.5e-4)
     with pytest.raises(SpecError, match="fixed, sqrt, linear"):
         recipes.rate(1e-3, 1, 1, "cube")
+
+
+# ── settings that no step feels ─────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("total", [1, 7, 20, 100])
+@pytest.mark.parametrize("milestones", [(5,), (5, 19), (20,), (0.5, 0.99), (6, 200), (0.3,)])
+def test_a_milestone_is_felt_where_the_rate_is_another_without_it(total, milestones):
+    part = schedules.multistep(milestones=milestones)
+    course = [part.factor(s, total) for s in range(total)]
+    idle = []
+    for m in milestones:
+        rest = tuple(x for x in milestones if x != m) or (10**9,)
+        less = schedules.multistep(milestones=rest)
+        if [less.factor(s, total) for s in range(total)] == course:
+            idle.append(f"{m:g}")
+    found = part.unfelt(total)
+    assert bool(found) == bool(idle)
+    if found:
+        assert found.startswith(f"milestones: {', '.join(idle)}, and there are {total} steps")
+
+
+@pytest.mark.parametrize("total", [4, 9, 10, 11, 40])
+@pytest.mark.parametrize("how", [(1, 0, 0), (3, 1, 1), (2, 2, 2), (9, 0, 0)])
+def test_a_plateau_is_felt_where_a_loss_that_never_falls_lowers_the_rate_of_a_step(total, how):
+    every, patience, warm = how
+    part = schedules.plateau(every=every, patience=patience, warmup=float(warm))
+    looks = [s for s in range(1, total) if s > warm and (s - warm) % every == 0]  # before the last
+    falls = any(d.factor < 1 for d in part.decisions([1.0] * len(looks)))
+    assert (part.unfelt(total) is None) == falls
+
+
+@pytest.mark.parametrize(
+    ("schedule", "said"),
+    [
+        (schedules.wsd(decay=100, warmup=30), "wsd.decay: 100, and the warm-up takes all of 20"),
+        (schedules.multistep(milestones=(100, 200)), "multistep.milestones: 100, 200, and there"),
+        (schedules.plateau(every=1000), "first fall after step 12,000 of 20; give a smaller every"),
+    ],
+)
+def test_a_study_with_a_setting_that_no_step_feels_is_refused(schedule, said):
+    def study(schedule, **later):
+        spec = Spec(
+            model=presets.llama(width=32, layers=1, heads=2), optim=optim.adamw(lr=1e-3),
+            task=tasks.lm(corpus=corpora.stdlib(megabytes=1), tokenizer=tokenizers.bytes(),
+                          length=16),
+            schedule=schedule, rows=2, steps=20,
+        )  # fmt: skip
+        base = spec.then("more", later) if later else spec
+        return Study("s", "?", base=base, factors=[], seeds=1, evaluate=[Eval("lm")])
+
+    with pytest.raises(SpecError, match=re.escape(said)):
+        study(schedule).expand()
+    assert study(schedule, steps=50_000).expand(), "a later phase feels it"

@@ -13,8 +13,7 @@ import torch
 from paribus import arrays, probes
 from paribus.analysis import curves, stats
 from paribus.contracts import Measured
-from paribus.errors import Refused
-from paribus.probes import _asking, _items, history
+from paribus.probes import _items, history
 from tests.probes import circuit
 from tests.probes.oracles import VOCAB, WORDS, Bigram, Induction, Oracle, PerfectCopy, Uniform
 
@@ -88,107 +87,6 @@ def test_shots_stand_before_and_count() -> None:
     assert rows.at.tolist() == list(range(46, 54))
     assert (rows.ids[:, 1:9] == rows.ids[:, 10:18]).all(), "a shot is answered"
     assert at(found, "last_half_of_copy") == 1.0
-
-
-# ── items ───────────────────────────────────────────────────────────────────────────────────
-
-
-@pytest.mark.parametrize("source", ["random", "meaningful", "shuffled", "nonce"])
-def test_an_item_is_the_same_whatever_else_is_drawn(source: Any) -> None:
-    def items() -> _items.Items:
-        return _items.Items(Oracle(texts()), "copy")
-
-    whole = items().draw(source, 24, range(12))
-    np.random.default_rng(0).random(5)
-    torch.manual_seed(3)
-    alone = [items().draw(source, 24, range(i, i + 1)) for i in reversed(range(12))]
-    for i, one in enumerate(reversed(alone)):
-        for a, b in zip(whole, one, strict=True):
-            assert (a[i] == b[0]).all()
-    other = items()
-    other.draw(source, 16, range(3))
-    assert (other.draw(source, 24, range(5, 8)).ids == whole.ids[5:8]).all()
-    assert len({*map(tuple, whole.ids)}) == 12
-    assert (items().draw(source, 24, range(12), "foreign").ids != whole.ids).any()
-
-
-def test_random_items_hold_each_token_once_and_no_separator() -> None:
-    items = _items.Items(Oracle(), "copy")
-    for n in (4, 300, len(items.candidates)):
-        ids = items.draw("random", n, range(3)).ids
-        assert all(len({*row}) == n for row in ids.tolist())
-        assert not np.isin(ids, [*items.separator(15), items.begin]).any()
-    with pytest.raises(_items.Short, match="each at most once"):
-        items.draw("random", len(items.candidates) + 1, range(1))
-    counts = np.bincount(items.draw("random", 100, range(200)).ids.ravel(), minlength=VOCAB)
-    each = counts[items.candidates]
-    assert abs(each.mean() - 20_000 / len(each)) < 1e-9
-    assert each.var() == pytest.approx(each.mean(), rel=0.25)
-
-
-def test_spans_of_text_stay_within_a_document() -> None:
-    model = Oracle([*texts(2, 400), "w1 w2 w3"])
-    items = _items.Items(model, "copy")
-    drawn = items.draw("meaningful", 50, range(40))
-    for ids, document, start in zip(*drawn, strict=True):
-        text = model.texts[document]
-        assert start == 0 or text[start - 1] == " "
-        assert text[start:].split()[:50] == [WORDS[i] for i in ids]
-    assert {*drawn.document} == {0, 1}
-    shuffled = items.draw("shuffled", 50, range(40))
-    assert (np.sort(shuffled.ids) == np.sort(drawn.ids)).all()
-    assert (shuffled.ids != drawn.ids).any(1).all()
-    with pytest.raises(_items.Short, match="no document of the held-out text has 2,000"):
-        items.draw("meaningful", 2000, range(1))
-
-
-def test_nonce_words_stand_for_the_same_words_throughout() -> None:
-    words = "garden river bottle mountain ticket kitchen jacket engine".split()
-    text = " ".join(random.Random(0).choices([*words, "and", "which", "the"], k=900))
-    items = _items.Items(Oracle([text]), "copy")
-    items.texts  # noqa: B018  reads them
-    new = items.other(text, 16, 0)
-    pairs = {*zip(text.split(), new.split(), strict=True)}
-    assert len(pairs) == 11, "one for each word"
-    assert {b for a, b in pairs if a in ("and", "which", "the")} == {"and", "which", "the"}
-    assert items.other(text, 16, 1) != new != text
-
-
-def test_the_hash_is_that_of_what_was_asked() -> None:
-    probe = probes.copy(lengths=(4, 8), sources=("random",), trials=5)
-    one, two = probe.measure(Induction(W)).notes, probe.measure(Uniform()).notes
-    assert one["list"] == two["list"]
-    more = probes.copy(lengths=(4, 8), sources=("random",), trials=6).measure(Uniform()).notes
-    assert more["list"] != one["list"]
-
-
-def test_what_does_not_fit_is_not_run() -> None:
-    model = Induction(W)
-    model.limit = 50
-    found = probes.copy(lengths=(8, 32), sources=("random", "meaningful"), trials=3).measure(model)
-    assert {*found.slices["length"]} == {8}
-    missing = found.notes["not run"]
-    assert missing["source random, length 32"] == "rows of 65 tokens, and the model ends at 50"
-    assert "no held-out text of its own" in missing["source meaningful, length 8"]
-    with pytest.raises(Refused, match="nothing can be asked"):
-        probes.copy(lengths=(32,), sources=("random",), trials=3).measure(model)
-
-
-def test_default_lengths_go_to_twice_the_window() -> None:
-    assert _asking.lengths(Oracle(window=16), ()) == (4, 6, 8, 12, 16, 24, 32)
-    assert _asking.lengths(Oracle(), ())[-2:] == (1536, 2048)
-
-
-def test_a_number_that_is_none_is_told() -> None:
-    class Broken(Uniform):
-        def logits(self, ids_BT: torch.Tensor) -> torch.Tensor:
-            z = super().logits(ids_BT)
-            z[0] = float("nan")
-            return z
-
-    found = probes.copy(lengths=(8,), sources=("random",), trials=4).measure(Broken())
-    assert found.notes["invalid"] == 1
-    assert found.items["second_copy"][1].tolist() == [0, 8, 8, 8]
 
 
 # ── what memory adds ────────────────────────────────────────────────────────────────────────

@@ -6,6 +6,8 @@ from __future__ import annotations
 import csv
 import json
 import random
+import re
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -122,6 +124,16 @@ def test_ordinary_tokens_are_the_vocabulary_without_marks(folder: Path, tmp_path
         HuggingFace(str(tmp_path), "cpu")
 
 
+def test_a_folder_that_is_not_there_and_one_without_weights(folder: Path, tmp_path: Path) -> None:
+    for name in ("./missing", str(tmp_path / "missing"), "~/no/such", "models/own/missing"):
+        with pytest.raises(SpecError, match=f"--hf {re.escape(name)}: no such folder"):
+            HuggingFace(name, "cpu")
+    empty = tmp_path / "empty"
+    shutil.copytree(folder / "model", empty, ignore=shutil.ignore_patterns("*.safetensors"))
+    with pytest.raises(SpecError, match=f"no file named .*, found in directory {empty}"):
+        HuggingFace(str(empty), "cpu")
+
+
 def test_windows_of_configurations() -> None:
     def config(**more: Any) -> Any:
         return SimpleNamespace(num_hidden_layers=4, **more)
@@ -164,6 +176,8 @@ def test_a_picture_of_one_probe(folder: Path, capsys: Any) -> None:
     for wrong, match in {
         (*suite, "-o", str(folder / "a.png")): "a picture is of one probe",
         (*how, "--set", "task.length=8"): "leave out task.length=8",
+        (*how, "--split", "train"): "--split train: --probe lag_sweep reads no split of the task",
+        (*suite, "--split", "test"): "--split test: --probe memory reads no split of the task",
         (*how, "--size", "quick"): "--size goes with a suite",
         (*suite, "--set", "probe.trials=3"): "memory is a suite",
         (*suite, "--against", str(folder / "out.json")): "--against goes with one probe",

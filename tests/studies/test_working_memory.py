@@ -202,6 +202,17 @@ def test_the_notes_table_from_three_records(tmp_path: Path) -> None:
     assert remarks[names[0]] == "kernel xformers; n = 1: no claim"
     assert remarks[names[1]] == "kernel sdpa; n = 1: no claim"
     text = markdown(loaded.study, mixed)
+    cells = {x[0]: (x[7], x[-1]) for line in text.splitlines() if line.startswith("| ")
+             for x in [[c.strip() for c in line.strip("| ").split(" | ")]]}  # fmt: skip
+    assert cells["quarter-wsd-50-sqrt"][0] == "WSD sqrt"
+    assert cells["quarter-wsd-50-key"][0] == "WSD (k: l2)"
+    assert cells["quarter-wsd-50-key-learned"][0] == "WSD (k: l2, gain scalar)"
+    assert cells["quarter-wsd-50-qk"][0] == "WSD (q: rmsnorm + k: rmsnorm)"
+    assert cells["half-fixed"][1] == "n = 0"
+    assert cells["half-memory"][1] == "betas 0.9, 0.998001; n = 0"
+    told = [(r["batch_tokens"], r["lr"], cells[r["variant"]], r["warmup_steps"], r["stable_ratio"])
+            for r in recipe(loaded.study, [])[0]]  # fmt: skip
+    assert len({*told}) == len(told), "every row is told from every other one"
     assert text.splitlines()[0] == "| variant | " + " | ".join(HEAD) + " |"
     assert "warning: attention kernel differs" in text
     assert loaded.recipe().count("\n| ") >= 20

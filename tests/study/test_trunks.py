@@ -75,7 +75,7 @@ def wsd(*decays: int, steps: int = 100) -> dict[str, dict[str, Any]]:
 
 def test_schedules_that_look_at_losses_share_with_their_like_alone(tmp_path: Path) -> None:
     """Their factors are all the same before anything is trained, and say nothing."""
-    tight, loose = (schedules.plateau(patience=n) for n in (1, 2))
+    tight, loose = (schedules.plateau(every=10, patience=n) for n in (1, 2))
     arms = {"flat": {}, "tight": {"schedule": tight}, "loose": {"schedule": loose}}
     assert shape(planned(tmp_path, arms)) == {}
     longer = {"a": {"schedule": tight}, "b": {"schedule": tight, "steps": 150}}

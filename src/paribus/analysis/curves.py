@@ -14,6 +14,7 @@ from paribus.analysis import spans
 from paribus.analysis.items import mcnemar
 from paribus.lazy import numpy as np
 from paribus.readers import Curve
+from paribus.study.measures import COUNTS
 
 Data = Mapping[str, Any]
 DRAWS, FITS = 1000, 200  # resamplings of items; of those that fit a form
@@ -23,7 +24,7 @@ class Point(NamedTuple):
     """A place on the axis; intervals are 95 %, over items.
 
     Attributes:
-        x: tokens.
+        x: tokens, or what the axis is called after.
         y: (mean, low, high) by metric, and "normalised", the accuracy corrected for the control.
         items: so many.
     """
@@ -112,7 +113,7 @@ def _one(
         j = names.index(curve.gain)
         low = [bounds[j * len(xs) + i][0] for i in range(len(xs))]
         window = found["effective window"] = spans.effective(xs, here[j].tolist(), low)
-        for of in ("window", "field"):
+        for of in ("window", "field") if curve.axis not in COUNTS else ():
             if window.value is not None and realised.get(of):
                 ratios[of] = window.value / realised[of]
     return Told(name, points, found, form, ratios, _paired(condition, at))

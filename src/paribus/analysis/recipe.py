@@ -40,7 +40,9 @@ def recipe(study: Node, rows: Sequence[Row]) -> tuple[list[dict[str, Any]], list
     valid_ppl …     means over seeds, of the evaluations of the validation and of the test split, at
                     the trained length
     GPU-hours       mean over seeds: seconds of training × devices / 3600
-    remark          what of the record differs between rows, seeds, states of missing trials
+    type            with the shape of a decay that is no line, and, in Markdown, norms of q and k
+    remark          betas unlike those of most rows, what of the record differs between rows, seeds,
+                    states of missing trials
     """
     if not told_of(study):
         raise SpecError(
@@ -58,6 +60,7 @@ def recipe(study: Node, rows: Sequence[Row]) -> tuple[list[dict[str, Any]], list
         realised = _realised(study, mine, spec, differ)
         size = study["variants_info"][name]["parameters"]
         out.append({"variant": name, **_declared(spec), **realised, "_parameters": size})
+    _own_betas(out)
     return out, _warnings(differ, out)
 
 
@@ -69,6 +72,8 @@ def _declared(spec: Mapping[str, Any]) -> dict[str, Any]:
     if decay is not None and decay >= 1:
         decay = decay / steps
     kind = NAMES.get(schedule["part"], schedule["part"])
+    if schedule.get("shape", "linear") != "linear":
+        kind += f" {schedule['shape']}"
     if spec["optim"]["part"] == "schedule_free":
         kind, warm = "ScheduleFree", spec["optim"]["warmup"]
     norms = [n for n in ("q_norm", "k_norm") if model.get(n)]
@@ -83,8 +88,24 @@ def _declared(spec: Mapping[str, Any]) -> dict[str, Any]:
         "factor": schedule.get("by"),
         "patience": schedule.get("patience"),
         "_emb": model.get("vocab", 0) * model.get("width", 0) * (1 if model.get("tied") else 2),
-        "_norms": " + ".join(f"{n[0]}: {model[n]['part']}" for n in norms),
+        "_norms": " + ".join(f"{n[0]}: {_norm(model[n])}" for n in norms),
+        "_betas": ", ".join(f"{b:.6g}" for b in spec["optim"].get("betas") or ()),
     }
+
+
+def _norm(norm: Mapping[str, Any]) -> str:
+    gain = norm.get("gain")
+    said = {"none": "", None: "", True: "", False: ", no gain"}.get(gain, f", gain {gain}")
+    return f"{norm['part']}{said}"
+
+
+def _own_betas(rows: Sequence[dict[str, Any]]) -> None:
+    """A remark at each row whose betas are not those of most rows."""
+    every = [r["_betas"] for r in rows if r["_betas"]]
+    most = max(every, key=every.count, default="")
+    for r in rows:
+        if r["_betas"] not in ("", most):
+            r["remark"] = f"betas {r['_betas']}; {r['remark']}"
 
 
 def _realised(

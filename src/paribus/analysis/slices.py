@@ -7,6 +7,7 @@ value}}}} in the study's record.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -51,12 +52,13 @@ def levels(results: Results, condition: Node) -> dict[str, list[str]]:
     return {by: sorted(out[by], key=natural) for by in dict.fromkeys(order) if by in out}
 
 
-def natural(level: str) -> tuple[bool, float, str]:
-    """Numbers by size, then words."""
+def natural(level: str) -> tuple[bool, float, tuple[str | float, ...]]:
+    """Numbers by size, then words; of numbers within words ("random@16") by size, too."""
     try:
-        return False, float(level), level
+        return False, float(level), (level,)
     except ValueError:
-        return True, 0.0, level
+        each = re.split(r"(\d+(?:\.\d+)?)", level)  # words and numbers by turns
+        return True, 0.0, tuple(float(x) if k % 2 else x for k, x in enumerate(each))
 
 
 def metric_of(results: Results, condition: Node) -> str:

@@ -33,6 +33,7 @@ class Spanned(NamedTuple):
         asked: the lowest and the highest place on the axis.
         window: the effective window; None: the probe has no gain, or there is one seed.
         ratios: of the effective window to the model's direct "window" and to its "field".
+        unit: what the axis counts.
     """
 
     evaluation: str
@@ -44,6 +45,7 @@ class Spanned(NamedTuple):
     asked: tuple[float, float]
     window: spans.Span | None
     ratios: dict[str, float]
+    unit: str = "tokens"
 
     def middle(self, level: str) -> spans.Span:
         """The median seed's span; of an even number the lower of the two in the middle."""
@@ -53,7 +55,8 @@ class Spanned(NamedTuple):
         """The median over seeds, and in brackets the lowest and the highest one."""
         own = self.found[level]
         low, middle, high = str(own[0]), str(self.middle(level)), str(own[-1])
-        return middle if low == high else f"{middle} [{low}, {high}]"
+        said = middle if low == high else f"{middle} [{low}, {high}]"
+        return said if self.unit == "tokens" else f"{said} {self.unit}"
 
     def cells(self) -> dict[str, str]:
         """What a table shows."""
@@ -69,7 +72,8 @@ class Spanned(NamedTuple):
     def data(self) -> dict[str, Any]:
         """A row of a table of plain data; a span beyond what was asked is text."""
         row: dict[str, Any] = {"evaluation": self.evaluation, "curve": self.curve,
-                               "variant": self.variant, "n": self.seeds}  # fmt: skip
+                               "variant": self.variant, "n": self.seeds,
+                               "unit": self.unit}  # fmt: skip
         for level, own in self.found.items():
             for what, one in (("", self.middle(level)), (" lowest", own[0]), (" highest", own[-1])):
                 row[f"{level}{what}"] = _plain(one)
@@ -181,10 +185,12 @@ def _arm(
     if told["gain"] and len(each) > 1:
         window = _window([_values(results, condition, at, t, told["gain"]) for t, _ in each])
         reach: Mapping[str, Any] = study["variants_info"][arm].get("reach") or {}
+        reach = reach if told["axis"] not in COUNTS else {}
         ratios = {k: window.value / x for k, x in reach.items() if x and window.value is not None}
     asked = at[0][0], at[-1][0]
+    unit = told["axis"] if told["axis"] in COUNTS else "tokens"
     return Spanned(name(condition), curve, arm, len(each), len(trials), found, asked, window,
-                   ratios)  # fmt: skip
+                   ratios, unit)  # fmt: skip
 
 
 def _window(gains: Sequence[Mapping[float, float]]) -> spans.Span:

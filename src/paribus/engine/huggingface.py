@@ -39,6 +39,8 @@ class HuggingFace(Reader):
     ) -> None:
         library = need("transformers", "--hf", "hf")
         given = Path(name).expanduser()
+        if not given.is_dir() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
+            raise SpecError(f"--hf {name}: no such folder")
         self.name = str(given.resolve()) if given.is_dir() else name
         try:
             self.tokenizer = library.AutoTokenizer.from_pretrained(self.name)
@@ -46,7 +48,7 @@ class HuggingFace(Reader):
                 self.name, dtype=DTYPES[dtype] if dtype else "auto"
             )
         except (OSError, ValueError, KeyError) as error:
-            raise SpecError(f"--hf {name}: {str(error).splitlines()[0]}") from None
+            raise SpecError(f"--hf {name}: {' '.join(str(error).split())}") from None
         self.model = self.model.to(device).eval()
         self.device, self.budget, self.kernel = device, budget, "transformers"
         config = self.model.config

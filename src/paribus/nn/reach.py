@@ -37,7 +37,7 @@ class Seen(NamedTuple):
     """What probes and figures say of it.
 
     Attributes:
-        direct, field: tokens; None: not known.
+        direct, field: tokens; None: not known, or without a limit.
         said: how the field comes about.
         work: tokens that are read at a time, where a cache of earlier ones stands beside them.
     """
@@ -75,5 +75,7 @@ def seen(model: Any, length: int | None) -> Seen:
     found = cached(layers, *kept(layers)) if kept is not None else Seen()
     if found.field is not None and found.field == told.theoretical:
         return found
-    direct, far = (length if n is None else n for n in (told.direct, told.theoretical))
-    return Seen(direct, far, "by the memory", found.work)
+    direct = length if told.direct is None else told.direct
+    # A memory that hands vectors on or retrieves has no field: rows it was trained on are no limit.
+    said = "by the memory" if told.theoretical else "by the memory, without a limit"
+    return Seen(direct, told.theoretical, said, found.work)

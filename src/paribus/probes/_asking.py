@@ -76,6 +76,8 @@ class Asking:
         """What the record says of what was asked."""
         told = {"suite": VERSION, "list": self.items.hash, **more}
         told |= {"text": self.items.text} if self.items.text else {}
+        if self.items.held:
+            told["separators in text"] = f"{self.items.held} spans hold one: no place was without"
         told |= {"window": self.model.window, "field": self.model.field}
         told |= {"work": self.model.work} if self.model.work else {}
         told |= {"field is": self.model.said} if self.model.said else {}
@@ -157,7 +159,7 @@ def laid(
     between: Any = None,
     before: Any = None,
     shots: Sequence[tuple[Any, Any]] = (),
-    separator: int = 0,
+    separator: Any = (),
 ) -> Rows:
     """begin, shots, before, first, separator, between, second; of which ``second`` [B,L] is scored.
 
@@ -165,9 +167,10 @@ def laid(
         first, between, before: [B,·]; None: nothing.  Without a first presentation there is no
             separator either.
         shots: presentations that were answered: [B,·] each, twice.
+        separator: tokens, after every piece that something follows.
     """
     B, L = second.shape
-    sep = np.tile(items.separator(separator), (B, 1))
+    sep = np.tile(np.asarray(separator, np.int64), (B, 1))
     pieces = [np.full((B, 1), items.begin)]
     for shown, answered in shots:
         pieces += [shown, sep, answered, sep]

@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
 from paribus.contracts import Reader
@@ -23,12 +24,13 @@ from paribus.lazy import numpy as np
 from paribus.rng import Stream
 from paribus.text.paths import digest, find
 
-VERSION = 1  # of the suite: bumped when items change
+VERSION = 2  # of the suite, as records tell it: bumped when items change
+KEY = 1  # of the streams; another one would draw every item anew
 Source = Literal["random", "meaningful", "shuffled", "nonce"]
 SOURCES: tuple[Source, ...] = ("random", "meaningful", "shuffled")
-APART = (
-    16  # ordinary tokens that no item holds: separators, and the first one where nothing else is
-)
+APART = 16  # ordinary tokens that no random item holds: separators, and a first one for want of it
+COUNTED = 1_000_000  # characters of text by which rare tokens are found
+TRIES = 20  # places that are drawn for a span that must hold no separator
 CONTENT = re.compile(r"[A-Za-z]{4,}")
 FUNCTION = frozenset(
     (
@@ -75,25 +77,46 @@ class Items:
     Args:
         who: the probe's name, part of every key.
         data: files of held-out text; None: the model's own.
+        separators: tokens of a separator, which no item holds.
+
+    Attributes:
+        held: spans of text that hold one all the same, for no place was found without.
     """
 
-    def __init__(self, model: Reader, who: str, data: str | None = None) -> None:
+    def __init__(
+        self, model: Reader, who: str, data: str | None = None, separators: int = 0
+    ) -> None:
         self.model, self.who, self.data = model, who, data
+        self.separators, self.held = separators, 0
         every = np.asarray(model.ordinary(), np.int64)
         if len(every) < 4:
             raise Refused(f"probes.{who}: {len(every)} ordinary tokens are too few")
-        order = Stream(VERSION, "probe", "apart").permutation(len(every))
+        order = Stream(KEY, "probe", "apart").permutation(len(every))
         few = min(APART, len(every) // 4)
-        self._apart = every[order[:few]]
+        self._order = every[order]
+        self._apart = self._order[:few]
         self.candidates = np.sort(every[order[few:]])
         self.begin = int(self._apart[-1]) if model.begin is None else model.begin
         self._texts: list[str] | None = None
         self.text = ""  # where it comes from, once it is read
         self._sums = hashlib.sha256()
 
-    def separator(self, n: int) -> Any:
-        """n tokens that no item holds."""
-        return self._apart[np.arange(n) % max(1, len(self._apart) - 1)]
+    def separator(self, source: Source = "random") -> Any:
+        """Tokens that no item of this source holds: of text those that are rarest there."""
+        if not self.separators:
+            return self._apart[:0]
+        apart = self._apart[: max(1, len(self._apart) - 1)] if source == "random" else self._rare
+        return apart[np.arange(self.separators) % len(apart)]
+
+    @cached_property
+    def _rare(self) -> Any:
+        """Ordinary tokens that do not occur in the text, or are rarest there; of equals those that
+        stand first in the order of all."""
+        some = self._order[self._order != self.begin]
+        each = COUNTED // len(self.texts) + 1
+        ids = [np.asarray(x, np.int64) for x in self.encode([t[:each] for t in self.texts])]
+        count = np.bincount(np.concatenate(ids), minlength=int(some.max()) + 1)
+        return some[np.argsort(count[some], kind="stable")][: max(1, len(self._apart) - 1)]
 
     def hashed(self, *ids: Any) -> None:
         """Add to the hash of all that was asked."""
@@ -105,7 +128,7 @@ class Items:
         return self._sums.hexdigest()[:16]
 
     def _stream(self, length: int, item: int, *use: str | int) -> Stream:
-        return Stream(VERSION, "probe", self.who, length, item, *use)
+        return Stream(KEY, "probe", self.who, length, item, *use)
 
     # ── drawn ───────────────────────────────────────────────────────────────────────────────
 
@@ -141,6 +164,18 @@ class Items:
                 return self.candidates[drawn[first[:length]]]
             much *= 2  # a longer draw begins with the same words
 
+    def apart(self, source: Source, length: int, before: int, items: range) -> Drawn:
+        """``before`` tokens and a span of ``length``.  Of random tokens those of the span stand
+        nowhere else; of those before, each stands once nearest the span, as far as they go round,
+        and further off any of them again."""
+        room = len(self.candidates) - length
+        if source != "random" or before <= room or room < 1:
+            return self.draw(source, before + length, items)
+        near = self.draw(source, length + room, items)
+        again = [self._stream(length, i, "again").integers(before - room, room) for i in items]
+        first = np.take_along_axis(near.ids, np.array(again), 1)
+        return near._replace(ids=np.concatenate([first, near.ids], 1))
+
     # ── of text ─────────────────────────────────────────────────────────────────────────────
 
     @property
@@ -174,24 +209,37 @@ class Items:
         self.texts  # noqa: B018  reads them
         ids = np.zeros((len(items), length), np.int64)
         about = np.full((2, len(items)), -1, np.int64)
+        banned = self.separator("nonce" if nonce else "meaningful")
         left, much = [*items], int(1.5 * length * self._each) + 64
         while left:  # where tokens of a span are longer than most, it is taken from more text
             room = np.maximum(self._sizes - much, 0)
             if not room.any():
                 raise Short(f"no document of the held-out text has {length:,} tokens to spare")
             ends = np.cumsum(room)
-            places = [self._place(ends, room, length, i, *use) for i in left]
-            texts = [self._texts[d][c : c + much] for d, c in places]  # type: ignore[index]
-            if nonce:
-                texts = [self.other(t, length, i, *use) for t, i in zip(texts, left, strict=True)]
-            missed = []
-            for i, place, found in zip(left, places, self.encode(texts), strict=True):
-                # The last token may be another one than in the whole text, for that is cut there.
-                if len(found) <= length:
-                    missed.append(i)
-                    continue
-                ids[i - items.start] = found[:length]
-                about[:, i - items.start] = place
+            missed: list[int] = []
+            for again in range(TRIES):
+                key = (*use, "again", again) if again else use
+                places = [self._place(ends, room, length, i, *key) for i in left]
+                texts = [self._texts[d][c : c + much] for d, c in places]  # type: ignore[index]
+                spans = found = self.encode(texts)
+                if nonce:
+                    texts = [
+                        self.other(t, length, i, *key) for t, i in zip(texts, left, strict=True)
+                    ]
+                    found = self.encode(texts)
+                held = []
+                for i, place, own, plain in zip(left, places, found, spans, strict=True):
+                    # The last token may be another one than in the whole text, which is cut there.
+                    if len(own) <= length:
+                        missed.append(i)
+                        continue
+                    ids[i - items.start] = own[:length]
+                    about[:, i - items.start] = place
+                    if len(banned) and np.isin([*own[:length], *plain[:length]], banned).any():
+                        held.append(i)
+                if not (left := held):
+                    break
+            self.held += len(left)
             left, much = missed, 2 * much
         return Drawn(ids, about[0], about[1])
 

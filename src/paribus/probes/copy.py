@@ -43,6 +43,7 @@ class Copy(Probe, frozen=True, kw_only=True):
         "second_copy": Metric("", better="higher"),
         "surprisal": Metric("nats/token"),
     }
+    revision: ClassVar[int] = 2
     slices: ClassVar[tuple[str, ...]] = ("source", "length", "cell")
     curve: ClassVar[Curve | None] = Curve("length", "last_half_of_copy", "source")
     example: ClassVar[dict[str, Any]] = {"lengths": (4, 8)}
@@ -51,7 +52,7 @@ class Copy(Probe, frozen=True, kw_only=True):
         return _items.fingerprints(self.data, "copy")
 
     def measure(self, model: Reader, examples: int | None = None) -> Measured:
-        items = _items.Items(model, "copy", self.data)
+        items = _items.Items(model, "copy", self.data, self.separator)
         ask = _asking.Asking(model, items)
         trials = range(min(self.trials, examples or self.trials))
         for source in self.sources:
@@ -62,7 +63,8 @@ class Copy(Probe, frozen=True, kw_only=True):
                     drawn = items.draw(source, length, trials)
                     shown = [items.draw(source, length, trials, "shot", k).ids
                              for k in range(self.shots)]  # fmt: skip
-                    rows = _asking.laid(items, drawn.ids, drawn.ids, separator=self.separator,
+                    rows = _asking.laid(items, drawn.ids, drawn.ids,
+                                        separator=items.separator(source),
                                         shots=[(x, x) for x in shown])  # fmt: skip
                     return {"copy": rows}, drawn
 

@@ -36,6 +36,7 @@ class Inside(Probe, frozen=True, kw_only=True):
         "entropy": Metric("nats", better="higher"),
     }
     slices: ClassVar[tuple[str, ...]] = ("layer",)
+    split: ClassVar[bool] = True
 
     def measure(self, model: Reader, examples: int | None = None) -> Measured:
         look = getattr(model, "inside", None)

@@ -43,6 +43,7 @@ class KeyValue(Probe, frozen=True, kw_only=True):
     example: ClassVar[dict[str, Any]] = {"lengths": (256,)}
 
     def validate(self) -> None:
+        super().validate()
         if bool(self.lengths) == (self.data is not None):
             raise SpecError("probes.key_value: give lengths or data, one of them")
 

@@ -36,6 +36,7 @@ class MemoryGain(Probe, frozen=True, kw_only=True):
     data: str | None = None
 
     metrics: ClassVar[dict[str, Metric]] = _asking.GAINED
+    revision: ClassVar[int] = 2
     slices: ClassVar[tuple[str, ...]] = ("source", "length", "cell")
     curve: ClassVar[Curve | None] = Curve("length", "copied", "source", "control", "gain")
     example: ClassVar[dict[str, Any]] = {"lengths": (4, 8)}
@@ -44,7 +45,7 @@ class MemoryGain(Probe, frozen=True, kw_only=True):
         return _items.fingerprints(self.data, "memory_gain")
 
     def measure(self, model: Reader, examples: int | None = None) -> Measured:
-        items = _items.Items(model, "memory_gain", self.data)
+        items = _items.Items(model, "memory_gain", self.data, self.separator)
         ask = _asking.Asking(model, items)
         trials = range(min(self.trials, examples or self.trials))
         for source in self.sources:
@@ -59,7 +60,7 @@ class MemoryGain(Probe, frozen=True, kw_only=True):
                     other = _asking.controlled(drawn, items, self.control, source, ())
                     rows = {
                         name: _asking.laid(
-                            items, drawn.ids, first, separator=self.separator, shots=shots
+                            items, drawn.ids, first, separator=items.separator(source), shots=shots
                         )
                         for name, first in (("copy", drawn.ids), ("control", other))
                     }

@@ -38,6 +38,7 @@ class NounLists(Probe, frozen=True, kw_only=True):
         "first": Metric("nats/noun"),
         "second": Metric("nats/noun"),
     }
+    revision: ClassVar[int] = 2
     slices: ClassVar[tuple[str, ...]] = ("condition", "nouns", "delay", "cell")
     example: ClassVar[dict[str, Any]] = {"nouns": (3,), "delays": (0,)}
 
@@ -129,7 +130,11 @@ def _padded(rows: list[list[int]]) -> Any:
 
 
 def _median(x: Any) -> list[float]:
-    """The median, and the 95 % interval of order statistics (all of the range below six items)."""
-    n, ranked = len(x), np.sort(x)
-    k = max(0, math.floor(n / 2 - 0.98 * math.sqrt(n)))
+    """The median, and an interval of order statistics that holds it with 95 % at least (all of the
+    range below six items)."""
+    n, ranked, k, below = len(x), np.sort(x), 0, 2 * 0.5 ** len(x)
+    while below <= 0.05:  # twice the chance that at most k of n items lie below the median
+        k += 1
+        below += 2 * math.comb(n, k) * 0.5**n
+    k = max(0, k - 1)
     return [round(float(v), 3) for v in (np.median(x), ranked[k], ranked[n - 1 - k])]

@@ -35,6 +35,7 @@ class Reverse(Probe, frozen=True, kw_only=True):
         "reversed": Metric("", better="higher"),
         "surprisal": Metric("nats/token"),
     }
+    revision: ClassVar[int] = 2
     slices: ClassVar[tuple[str, ...]] = ("source", "length", "lag", "cell")
     example: ClassVar[dict[str, Any]] = {"lengths": (4, 8)}
 
@@ -42,7 +43,7 @@ class Reverse(Probe, frozen=True, kw_only=True):
         return _items.fingerprints(self.data, "reverse")
 
     def measure(self, model: Reader, examples: int | None = None) -> Measured:
-        items = _items.Items(model, "reverse", self.data)
+        items = _items.Items(model, "reverse", self.data, self.separator)
         ask = _asking.Asking(model, items)
         trials = range(min(self.trials, examples or self.trials))
         for source in self.sources:
@@ -54,7 +55,7 @@ class Reverse(Probe, frozen=True, kw_only=True):
                     shown = [items.draw(source, length, trials, "shot", k).ids
                              for k in range(self.shots)]  # fmt: skip
                     rows = _asking.laid(items, drawn.ids[:, ::-1], drawn.ids,
-                                        separator=self.separator,
+                                        separator=items.separator(source),
                                         shots=[(x, x[:, ::-1]) for x in shown])  # fmt: skip
                     return {"reverse": rows}, drawn
 

@@ -23,7 +23,8 @@ class SegmentBoundary(Probe, frozen=True, kw_only=True):
         segment: tokens; None: the direct window.
         shifts: so many, spread evenly.
         length: tokens of the sequence; of each the last half of the copy is scored.
-        source: of it and of what stands before.
+        source: of it and of what stands before; of random tokens those of the sequence stand
+            nowhere before it.
         trials: items, the same at every shift.
         data: files of held-out text; None: the test split of the model's own corpus.
     """
@@ -56,7 +57,7 @@ class SegmentBoundary(Probe, frozen=True, kw_only=True):
         for shift in [*shifts.tolist()[:-1], segment - 1]:
 
             def make(shift: int = shift) -> Any:
-                drawn = items.draw(self.source, segment - 1 + n, trials)
+                drawn = items.apart(self.source, n, segment - 1, trials)
                 span, before = drawn.ids[:, -n:], drawn.ids[:, segment - 1 - shift : segment - 1]
                 return {"copy": _asking.laid(items, span, span, before=before)}, drawn
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar
 from msgspec import Meta
 
 from paribus.contracts import Measured, Metric, Probe, Reader
+from paribus.errors import SpecError
 from paribus.lazy import numpy as np
 from paribus.probes import _asking, _items
 
@@ -36,6 +37,15 @@ class SerialPosition(Probe, frozen=True, kw_only=True):
     }
     slices: ClassVar[tuple[str, ...]] = ("length", "position", "cell")
     example: ClassVar[dict[str, Any]] = {"lengths": (8, 12), "steps": 4}
+
+    def validate(self) -> None:
+        super().validate()
+        short = [n for n in self.lengths if n < self.steps]
+        if short:
+            raise SpecError(
+                f"probes.serial_position.lengths: {short[0]} tokens have no {self.steps} positions;"
+                f" give steps={short[0]} at most, or longer sequences"
+            )
 
     def fingerprints(self) -> dict[str, str]:
         return _items.fingerprints(self.data, "serial_position")

@@ -138,7 +138,18 @@ def _phases(study: Study, cell: Mapping[Factor, Any], *, final: bool) -> tuple[P
         out.append(Phase(name, phase_spec, optim))
     if final:
         _same_weights(out)
+        _refuse_unfelt(study, cell, out)
     return tuple(out)
+
+
+def _refuse_unfelt(study: Study, cell: Mapping[Factor, Any], phases: list[Phase]) -> None:
+    """A setting of a schedule that comes after the last step of every phase that has it."""
+    for p in phases:
+        alike = [q for q in phases if q.spec.schedule == p.spec.schedule]
+        each = [q.spec.schedule.unfelt(q.spec.steps or 1) for q in alike]
+        if all(each):
+            tags = ", ".join(f"{f.name}={lv.tag}" for f, lv in cell.items() if lv)
+            raise SpecError(f"{tags or study.name}: schedules.{p.spec.schedule.name}.{each[0]}")
 
 
 def _same_weights(phases: list[Phase]) -> None:

@@ -84,8 +84,13 @@ class Factor:
         self.name, self.path, self.when, self.tuned, self.control = name, path, when, tuned, control
         if not isinstance(when, Arm | None):
             raise SpecError(f"factor {name!r}: when={when!r} is no arm; write factor[level]")
-        if not name.replace("_", "").isalnum() or name in RESERVED:
-            raise SpecError(f"factor {name!r}: a name is letters, digits and _, and not reserved")
+        if name in RESERVED:
+            raise SpecError(
+                f"factor {name!r}: the name is reserved, for it is a column of results; call it "
+                f"{name}_, or after what it varies"
+            )
+        if not name.replace("_", "").isalnum():
+            raise SpecError(f"factor {name!r}: a name is letters, digits and _")
         tagged = isinstance(levels, Mapping)
         pairs = list(levels.items()) if isinstance(levels, Mapping) else [(None, v) for v in levels]
         if not pairs:

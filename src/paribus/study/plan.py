@@ -361,7 +361,8 @@ class Plan:
         of: dict[int, list[Item]] = {}
         for i in self.items:
             of.setdefault(i.trial.variant.index, []).append(i)
-        counts = [len([c for c in i.cells if not c.refused]) for i in self.items]
+        # Where one evaluation of a trial is another one of it, it is made once.
+        cells = {(i.trial.id, c.id): c for i in self.unique.values() for c in i.cells}
         return {
             "study": self.study.name,
             "scale": self.study.scale,
@@ -374,8 +375,8 @@ class Plan:
             "trunks": self.training.shared,
             "steps": self.training.steps,
             "steps_saved": self.training.saved,
-            "evaluations": sum(len(i.cells) for i in self.items),
-            "evaluations_refused": sum(len(i.cells) for i in self.items) - sum(counts),
+            "evaluations": len(cells),
+            "evaluations_refused": sum(bool(c.refused) for c in cells.values()),
             "evaluations_missing": self.missing(),
             "skipped": len(self.expansion.skipped),
             "memory_bytes": self.memory(),

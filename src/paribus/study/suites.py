@@ -18,6 +18,12 @@ SUITES = ("memory",)
 probes = Namespace("probes")
 
 
+def __getattr__(name: str) -> Any:
+    if name.startswith("__"):
+        raise AttributeError(name)
+    raise SpecError(f"no suites.{name}; {nearest(name, SUITES)}")
+
+
 def memory(size: Size = "quick", data: str | None = None, window: int | None = None) -> list[Eval]:
     """How long a model's working memory is: copying, what memory adds, by lag, by place, by depth;
     induction, recall, noun lists, passkeys, segments, and history on ordinary text.

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from paribus.analysis.plots.canvas import COLOURS, DASHES
+from paribus.analysis.plots.canvas import COLOURS, DASHES, OTHERS
 from paribus.analysis.plots.material import FEW, SINGLE, Look, Material, is_number
 from paribus.analysis.settings import baseline
 from paribus.analysis.tables import deciding, judged
@@ -152,6 +152,7 @@ def dressed(
         panel = ", ".join(f"{f}={a[f]}" for f in forced if a.get(f) is not None)
         said = [str(x) for x in kind if x is not None]
         label = f"{rest[0]}={said[0]}" if panel and len(rest) == 1 and said else ", ".join(said)
+        label = label or (OTHERS if len(kinds) > 1 else "")
         dash = DASHES[i // len(COLOURS) % len(DASHES)]
         out[name] = Look(label, COLOURS[i % len(COLOURS)], dash, panel)
     return out

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import html
 import io
+import math
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,6 +17,7 @@ from typing import Any
 
 from paribus.analysis.plots.fonts import BASE, FALLBACK, cover
 from paribus.analysis.words import say
+from paribus.study.measures import COUNTS
 
 # Okabe and Ito's palette (2008), which stays apart under the common forms of colour blindness,
 # without its yellow, which is too light for lines; then dashes tell further lines apart.
@@ -27,6 +29,8 @@ VERDICTS = {
     "inconclusive": "#9a6700",
 }  # fmt: skip
 WIDTH = 7.6  # inches
+ROW = 0.19  # inches of a legend's row
+OTHERS = "other arms"  # a label: those that lack the factor that colours tell
 
 # What a colour is called in the style sheet of the page, which has a light and a dark one.
 NAMES = {
@@ -246,18 +250,30 @@ def spread(places: Sequence[float], gap: float) -> list[float]:
     return [first + i * gap for i, first in enumerate(firsts)]
 
 
-def legend(canvas: Canvas, count: int, ax: Any = None) -> None:
+def legend(canvas: Canvas, count: int, ax: Any = None, grow: bool = False) -> None:
     """Below the figure, in columns: on the right it would leave no room for the lines."""
     handles, labels = (ax or canvas.ax).get_legend_handles_labels()
-    below(canvas, handles, labels, count)
+    below(canvas, handles, labels, count, grow)
 
 
-def below(canvas: Canvas, handles: Sequence[Any], labels: Sequence[str], count: int = 7) -> None:
-    """A legend of its own handles."""
-    labels = [short(label, 60) for label in labels]
+def below(
+    canvas: Canvas,
+    handles: Sequence[Any],
+    labels: Sequence[str],
+    count: int = 7,
+    grow: bool = False,
+) -> None:
+    """A legend of its own handles.
+
+    Args:
+        grow: the figure is as much higher as the legend has more rows than two.
+    """
+    labels = [canvas.word("other_arms") if x == OTHERS else short(x, 60) for x in labels]
     room = 105 * canvas.figure.get_figwidth() / WIDTH  # characters
     columns = max(1, min(count, int(room / (max(map(len, labels), default=1) + 7))))
     canvas.figure.legend(handles, labels, loc="outside lower left", ncols=columns)
+    if grow and (rows := math.ceil(len(labels) / columns)) > 2:
+        canvas.figure.set_figheight(canvas.figure.get_figheight() + ROW * (rows - 2))
 
 
 def short(text: str, most: int = 40) -> str:
@@ -272,3 +288,8 @@ def quantity(canvas: Canvas, metric: str, unit: str, better: str) -> str:
     """ "loss (nats/token), lower is better"."""
     shown = metric.replace("_", " ") + (f" ({unit})" if unit else "")
     return f"{shown}, {canvas.word(better)}"
+
+
+def counted(canvas: Canvas, axis: str) -> str:
+    """The axis of a probe: of tokens, or of what it is called after."""
+    return axis if axis in COUNTS else canvas.word("tokens", axis=axis)

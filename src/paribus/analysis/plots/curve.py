@@ -1,5 +1,5 @@
 """Curves of a probe: accuracy with and without what is to be remembered, and what memory adds,
-along a number of tokens; vertical lines at the window and at the field."""
+along its axis; where that counts tokens, vertical lines at the window and at the field."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from paribus.analysis.plots.axes import geometric
-from paribus.analysis.plots.canvas import COLOURS, GREY, Canvas, legend, styled
+from paribus.analysis.plots.canvas import COLOURS, GREY, Canvas, counted, legend, styled
 from paribus.analysis.plots.fonts import cover
 from paribus.readers import Curve
+from paribus.study.measures import COUNTS
 
 Data = Mapping[str, Any]
 MARKS = {"work": "work", "window": "direct window", "field": "theoretical field"}
@@ -58,7 +59,7 @@ def draw(rows: Sequence[Data], curve: Curve, marks: Mapping[str, float], title: 
                 if i == 0:
                     ax.set_ylabel("accuracy" if j == 0 else "gain")
                 if j == lines - 1:
-                    ax.set_xlabel(f"{curve.axis} (tokens)")
+                    ax.set_xlabel(counted(canvas, curve.axis))
             name = ", ".join(x for x in (panel[0] if several else "", panel[1]) if x)
             canvas.axes[0][i].set_title(name or title)
         if title and any(panels[0]):
@@ -133,7 +134,8 @@ def write(
     path: Path, conditions: Sequence[Data], labels: Sequence[str], curve: Curve, title: str
 ) -> None:
     """A picture of every curve: .svg, .png or .pdf."""
-    canvas = draw(data(conditions, labels), curve, marks_of(conditions), title)
+    marks = {} if curve.axis in COUNTS else marks_of(conditions)
+    canvas = draw(data(conditions, labels), curve, marks, title)
     form = path.suffix[1:].lower()
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(canvas.svg().encode() if form == "svg" else getattr(canvas, form)())

@@ -55,7 +55,7 @@ def data(m: Material, metric: str | None = None, axis: Axis | None = None) -> li
         for name, row in t.imports if kind == "mean" else ():
             for x in [axis.values[tag]] if not axis.trained else sorted({*drawn.places.values()}):
                 out += _elsewhere(name, row[k], here | {"x": x})
-    return _arranged(m, out, axis, drawn)
+    return _arranged(m, out, axis, drawn, metric)
 
 
 def _shown(
@@ -117,8 +117,12 @@ def _rows(m: Material, metric: str | None) -> list[Point]:
     return out if len(own) <= ROWS else []
 
 
-def _arranged(m: Material, points: list[Point], axis: Axis, drawn: Lines) -> list[Point]:
+def _arranged(
+    m: Material, points: list[Point], axis: Axis, drawn: Lines, metric: str | None
+) -> list[Point]:
     """Panels and labels by the number of lines; [] where there are too many."""
+    conditions = m.table(metric).conditions
+    what = next((conditions[k]["evaluation"] for k in judged(conditions)), "")
     own = [p for p in points if p["kind"] in ("mean", "seed", "missing", "train")]
     found = {(p["series"], p["place"]) for p in own if p["kind"] != "train"}
     single = not axis.trained and len(found) <= SINGLE
@@ -129,7 +133,7 @@ def _arranged(m: Material, points: list[Point], axis: Axis, drawn: Lines) -> lis
             p["label"] = ", ".join(x for x in (p["series"], p["place"]) if x)
         else:
             p["panel"] = ", ".join(x for x in (look.panel, p["place"]) if x)
-            p["label"] = look.label or next(c["evaluation"] for c in m.study["conditions"])
+            p["label"] = look.label or what
     panels = list(dict.fromkeys(p["panel"] for p in own))
     if not single and (len(panels) > PANELS or len({p["label"] for p in own}) > SINGLE):
         return []

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from paribus.analysis.cells import Results, Row
-from paribus.analysis.plots.canvas import COLOURS, DASHES, Canvas
+from paribus.analysis.plots.canvas import COLOURS, DASHES, GREY, OTHERS, Canvas
 from paribus.analysis.plots.fonts import Found, cover
 from paribus.analysis.spanned import Spanned, spanned
 from paribus.analysis.stats import Sample
@@ -144,13 +144,9 @@ class Material:
         """How each variant is drawn.  A few have a colour each.  Of many the colour tells the
         level of a factor that has no more levels than there are colours, and the panel the other
         levels: of the first such factor that leaves a few panels, else of the one that leaves
-        fewest."""
-        names = list(self.chosen)
-        able = [f for f in self.factors if len(f["levels"]) <= len(COLOURS)]
-        panels = {f["name"]: self._panels(f) for f in able}
-        few = (f for f in able if panels[f["name"]] <= FEW)
-        by = next(few, min(able, key=lambda f: panels[f["name"]], default=None))
-        if len(names) <= SINGLE or by is None:
+        fewest.  Arms that lack it are grey."""
+        names, by = list(self.chosen), self.coloured
+        if by is None:
             return {
                 n: Look(n, COLOURS[i % len(COLOURS)], DASHES[i // len(COLOURS) % len(DASHES)], "")
                 for i, n in enumerate(names)
@@ -161,12 +157,26 @@ class Material:
         for v in self.study["variants"]:
             if v["name"] in self.chosen:
                 tag = v["levels"].get(by["name"])
-                colour = COLOURS[order.index(tag) if tag in order else len(COLOURS) - 1]
+                colour = COLOURS[order.index(tag)] if tag in order else GREY
+                label = OTHERS if tag is None else f"{by['name']}={tag}"
                 panel = ", ".join(
                     f"{f}={v['levels'][f]}" for f in rest if v["levels"].get(f) is not None
                 )
-                out[v["name"]] = Look(f"{by['name']}={tag}", colour, "-", panel)
+                out[v["name"]] = Look(label, colour, "-", panel)
         return out
+
+    @cached_property
+    def coloured(self) -> Node | None:
+        """The factor whose levels colours tell; None: each variant has its own.  One that most
+        variants lack is taken only where there is no other."""
+        if len(self.chosen) <= SINGLE:
+            return None
+        able = [f for f in self.factors if len(f["levels"]) <= len(COLOURS)]
+        shown = [v["levels"] for v in self.study["variants"] if v["name"] in self.chosen]
+        there = {f["name"]: sum(x.get(f["name"]) is not None for x in shown) for f in able}
+        able = [f for f in able if 2 * there[f["name"]] >= len(shown)] or able
+        few = (f for f in able if self._panels(f) <= FEW)
+        return next(few, min(able, key=self._panels, default=None))
 
     def _panels(self, by: Node) -> int:
         """Panels where the colour tells the levels of a factor."""

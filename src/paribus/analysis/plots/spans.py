@@ -10,7 +10,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from paribus.analysis.plots.canvas import FAINT, GREY, GRID, INK, PAPER, Canvas, below, short
+from paribus.analysis.plots.canvas import (
+    FAINT,
+    GREY,
+    GRID,
+    INK,
+    PAPER,
+    Canvas,
+    below,
+    counted,
+    short,
+)
 from paribus.analysis.plots.curve import powers
 from paribus.analysis.plots.material import Material, Point
 from paribus.analysis.spanned import COUNTS, Spanned
@@ -53,7 +63,8 @@ def data(m: Material, evaluation: str) -> list[Point]:
 
 def _rows(m: Material, s: Spanned) -> list[Point]:
     own = s.found[LEVEL]
-    told = m.study["variants_info"][s.variant].get("reach") or {}
+    reach = m.study["variants_info"][s.variant].get("reach") or {}
+    told: Mapping[str, Any] = reach if s.unit == "tokens" else {}
     first = {"panel": s.curve, "series": s.variant}
     arm = {
         "kind": "arm", **first, "n": s.seeds, "of": s.planned, **_put(LEVEL, s.middle(LEVEL)),
@@ -97,8 +108,7 @@ def draw(points: Sequence[Point], m: Material, axis: str) -> Canvas:
 
 
 def _tokens(canvas: Canvas, axis: str, what: str = "") -> str:
-    counted = axis if axis in COUNTS else canvas.word("tokens", axis=axis)
-    return f"{what}: {counted}" if what else counted
+    return f"{what}: {counted(canvas, axis)}" if what else counted(canvas, axis)
 
 
 def _ends(rows: Sequence[Point], marked: bool) -> tuple[float, float]:
@@ -199,6 +209,8 @@ def state(m: Material, evaluation: str) -> list[Point]:
 
 def draw_state(points: Sequence[Point], m: Material, axis: str) -> Canvas:
     """By ratios on both axes, a panel for each curve; arms of equal bytes stand side by side."""
+    from matplotlib.lines import Line2D
+
     panels: dict[str, list[Point]] = {}
     for p in points:
         panels.setdefault(p["panel"], []).append(p)
@@ -234,7 +246,9 @@ def draw_state(points: Sequence[Point], m: Material, axis: str) -> Canvas:
             ax.set_ylabel(_tokens(canvas, axis, what))
     for k in range(len(panels), lines * columns):
         canvas.axes[k // columns][k % columns].set_visible(False)
-    below(canvas, [handles[x] for x in names], list(names), 5)
+    asked = Line2D([], [], color=FAINT, lw=0.8, linestyle=(0, (1, 2)))
+    shown = [*(handles[x] for x in names), asked]
+    below(canvas, shown, [*names, canvas.word("span_asked")], 5)
     return canvas
 
 

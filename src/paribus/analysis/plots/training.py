@@ -151,7 +151,7 @@ def draw_rates(points: Sequence[Point], m: Material) -> Canvas:
     ax.set_xlim(0)
     ax.set_ylim(0)
     if len(groups) > 1:
-        legend(canvas, 4)
+        legend(canvas, 4, grow=True)
     return canvas
 
 

@@ -56,6 +56,10 @@ def files(told: Told, table: str, verdicts: str, lang: str = "en") -> dict[str, 
     if recipe.told_of(told.study):
         out["recipe.md"] = recipe.markdown(told.study, told.rows).encode()
     called = names(told.study["primary"])
+    shown = {p["panel"].rpartition(": ")[2] for d in told.drawn for p in d.rows
+             if d.name == "training"}  # fmt: skip
+    if told.study["primary"] not in shown:  # what was looked at on the way is another metric
+        del called["training"]
     for d in told.drawn:
         with styled():  # anew: one that was drawn for a page has kept its layout
             canvas = d.draw(d.rows, told.material)

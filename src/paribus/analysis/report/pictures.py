@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from paribus.analysis import spanned
-from paribus.analysis.plots import DRAWN, Drawn, Material, heat, plain
+from paribus.analysis.plots import DRAWN, Drawn, Material, along, heat, plain
 from paribus.analysis.plots.axes import axis_of, learning
 from paribus.analysis.plots.canvas import styled
 from paribus.analysis.words import arm, say
@@ -31,6 +31,8 @@ def caption(d: Drawn, m: Material, lang: str) -> str:
         known = map(spanned.name, spanned.conditions(m.results))
         kind = d.name.partition("-")[0]
         facts["evaluation"] = next(n for n in known if f"{kind}-{plain(n)}" == d.name)
+        told = next(c["curve"] for c in spanned.conditions(m.results)
+                    if spanned.name(c) == facts["evaluation"])  # fmt: skip
     parts = [] if sliced else [say(d.caption, lang, **facts)]
     if d.name in ("primary", "learning"):
         if axis and axis.trained:
@@ -46,13 +48,17 @@ def caption(d: Drawn, m: Material, lang: str) -> str:
         if any(p["n"] < p["of"] for p in d.rows):
             parts.append(say("cap_hatched", lang))
     elif d.name == "curves":
-        factor = next(iter(m.looks.values())).label.partition("=")[0]
-        if len(m.looks) > len({look.label for look in m.looks.values()}):
-            parts.append(say("cap_colours", lang, factor=factor))
+        if m.coloured is not None:
+            parts.append(say("cap_colours", lang, factor=m.coloured["name"]))
         if any(p["n"] > 1 for p in d.rows):
             parts[0] = say("cap_curves_mean", lang)
     elif sliced:
         parts = _slices(d, m, lang)
+    elif d.caption == "cap_probe":
+        parts += [say("cap_probe_control", lang)] if told["gain"] else []
+        parts += (
+            [say("cap_probe_marks", lang)] if any(along.marks(m, told["axis"]).values()) else []
+        )
     elif d.caption in ("cap_spans", "cap_state"):
         parts += _spans(d, lang)
     elif d.name == "parameters" and any(p["n"] > 1 for p in d.rows):

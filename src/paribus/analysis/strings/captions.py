@@ -20,6 +20,7 @@ CAPTIONS: dict[str, dict[str, str]] = {
         "fig_kept": "{trained} trained, {frozen} frozen",
         "fig_frozen": "frozen",
         "fig_others": "others",
+        "fig_other_arms": "other arms",
         "fig_edge": "edge of the grid",
         "fig_all_variants": "all variants",
         "fig_layer": "layer {n}",
@@ -30,10 +31,12 @@ CAPTIONS: dict[str, dict[str, str]] = {
         "fig_reference": "(baseline)",
         "fig_train_split": "train split",
         "fig_tokens": "{axis} (tokens)",
+        "fig_control": "without what is to be remembered",
         "fig_span_seed": "L50 of a seed",
         "fig_span_median": "L50, median seed",
         "fig_span_range": "lowest to highest seed",
         "fig_span_beyond": "beyond what was asked",
+        "fig_span_asked": "first and last place asked",
         "fig_span_effective": "effective window",
         "fig_span_window": "direct window",
         "fig_span_field": "theoretical field",
@@ -56,9 +59,11 @@ CAPTIONS: dict[str, dict[str, str]] = {
         "cap_imported": "Dashed grey, squares: measured elsewhere, in no test.",
         "cap_far": "Trivial baselines beyond the axis: {names}.",
         "cap_slices": "{metric} by slice of the evaluation items; below each level: how many.",
-        "cap_probe": "{evaluation}: solid, the share that is right; dashed, of the same tokens "
-        "without what is to be remembered; below, the difference. Bands: {level} t-intervals over "
-        "seeds. Vertical: the direct window (dashed), the theoretical field (dotted).",
+        "cap_probe": "{evaluation}: solid, the share that is right. Bands: {level} t-intervals "
+        "over seeds.",
+        "cap_probe_control": "Dashed: of the same tokens without what is to be remembered; below: "
+        "the difference.",
+        "cap_probe_marks": "Vertical: the direct window (dashed), the theoretical field (dotted).",
         "cap_spans": "{evaluation}: where accuracy, corrected for the control where there is one, "
         "falls to a half: the median seed, the line from the lowest to the highest, faint: single "
         "seeds.",
@@ -112,6 +117,7 @@ CAPTIONS: dict[str, dict[str, str]] = {
         "fig_kept": "训练 {trained}，冻结 {frozen}",
         "fig_frozen": "冻结",
         "fig_others": "其他",
+        "fig_other_arms": "其他组",
         "fig_edge": "网格边缘",
         "fig_all_variants": "所有变体",
         "fig_layer": "第 {n} 层",
@@ -122,10 +128,12 @@ CAPTIONS: dict[str, dict[str, str]] = {
         "fig_reference": "（基线）",
         "fig_train_split": "训练集",
         "fig_tokens": "{axis}（词元）",
+        "fig_control": "没有先前呈现时",
         "fig_span_seed": "单个种子的 L50",
         "fig_span_median": "居中种子的 L50",
         "fig_span_range": "最低到最高的种子",
         "fig_span_beyond": "超出所问范围",
+        "fig_span_asked": "所问范围的两端",
         "fig_span_effective": "有效窗口",
         "fig_span_window": "直接窗口",
         "fig_span_field": "理论感受野",
@@ -146,9 +154,9 @@ CAPTIONS: dict[str, dict[str, str]] = {
         "cap_gap": "空缺：没有数值（{all} 个单元中的 {n} 个）。",
         "cap_imported": "灰色虚线与方块：在别处测得，不参与任何检验。",
         "cap_far": "超出坐标轴的平凡基线：{names}。",
-        "cap_probe": "{evaluation}：实线为正确率；虚线为没有先前呈现时同样词元的正确率；"
-        "下方为两者之差。色带：对种子的 {level} t 区间。"
-        "竖线：直接窗口（虚线）、理论感受野（点线）。",
+        "cap_probe": "{evaluation}：实线为正确率。色带：对种子的 {level} t 区间。",
+        "cap_probe_control": "虚线：没有先前呈现时同样词元的正确率；下方：两者之差。",
+        "cap_probe_marks": "竖线：直接窗口（虚线）、理论感受野（点线）。",
         "cap_slices": "按评测样本切片的 {metric}；各水平下方为样本数。",
         "cap_spans": "{evaluation}：正确率（有对照时先按对照校正）降到一半之处：点为居中的种子，"
         "线从最低的种子到最高的种子，浅色为单个种子。",

@@ -81,11 +81,12 @@ TEXTS: dict[str, dict[str, str]] = {
         "spans": "Spans",
         "probe": "probe",
         "curve": "curve",
-        "spans_note": "In tokens. L50, L90: where accuracy, corrected for the control where there "
-        "is one, falls to a half and to nine tenths, of the middle seed, in brackets of the lowest "
-        "and the highest; beyond what was asked (>, <) no number stands. Effective window: up to "
-        "there the gain is above 0 by the lower end of its 90 % t-interval over seeds; beside it "
-        "its ratio to what a layer reads and to what can be reached through all.",
+        "spans_note": "In tokens where nothing else is said. L50, L90: where accuracy, corrected "
+        "for the control where there is one, falls to a half and to nine tenths, of the middle "
+        "seed, in brackets of the lowest and the highest; beyond what was asked (>, <) no number "
+        "stands. Effective window: up to there the gain is above 0 by the lower end of its 90 % "
+        "t-interval over seeds; beside it its ratio to what a layer reads and to what can be "
+        "reached through all.",
         "imported_note": "Italic on hatching: measured elsewhere; in no test and no best set.",
         "hidden_note": "{n} variants of the tuning grid that were not chosen are left out.",
         "view_values": "values",
@@ -237,7 +238,8 @@ TEXTS: dict[str, dict[str, str]] = {
         "spans": "跨度",
         "probe": "探针",
         "curve": "曲线",
-        "spans_note": "单位为 token。L50、L90：正确率（有对照时先按对照校正）降到一半和九成之处，"
+        "spans_note": "未另注明时单位为 token。L50、L90：正确率（有对照时先按对照校正）"
+        "降到一半和九成之处，"
         "取居中的种子，方括号内为最低和最高的种子；超出所问范围（>、<）时不给数字。有效窗口：到此为止，"
         "增益对种子的 90% t 区间下端大于 0；其后是它与单层可读范围、与各层合计可达范围之比。",
         "imported_note": "斜纹上的斜体：在别处测得；不参与任何检验，也不在最好的一组中。",

@@ -51,7 +51,7 @@ class Tokens(Memory, frozen=True, kw_only=True):
         return (n + 2 * self.tokens) / n
 
     def field(self, d: Dims, length: int, size: int) -> Reach:
-        return Reach(self.segment + self.tokens, None, self.tokens * d.width * size)
+        return Reach(self.segment, None, self.tokens * d.width * size)  # tokens of text
 
     def check(self, model: Model) -> None:
         super().check(model)

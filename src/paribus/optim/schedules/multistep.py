@@ -36,3 +36,10 @@ class Multistep(Schedule, frozen=True, kw_only=True):
             return (step + 1) / warm
         falls = sum(step >= round(m if m >= 1 else m * total) for m in self.milestones)
         return float(self.by**falls)
+
+    def unfelt(self, total: int) -> str | None:
+        late = [m for m in self.milestones if round(m if m >= 1 else m * total) >= total]
+        if not late:
+            return None
+        said = ", ".join(f"{m:g}" for m in late)
+        return f"milestones: {said}, and there are {total} steps; give steps below it, or shares"

@@ -63,6 +63,16 @@ class Plateau(Schedule, frozen=True, kw_only=True):
         warm = self.warm(total)
         return (step + 1) / warm if step < warm else 1.0
 
+    def unfelt(self, total: int) -> str | None:
+        # The first look is the best one so far; patience ends with the look after it.
+        first = self.warm(total) + self.every * (self.patience + 2)
+        if first < total:
+            return None
+        return (
+            f"every: {self.every}, and with patience {self.patience} the rate could first fall "
+            f"after step {first:,} of {total:,}; give a smaller every= or patience="
+        )
+
     def warm(self, total: int) -> int:
         """Steps of warm-up."""
         return round(self.warmup if self.warmup >= 1 else self.warmup * total)

@@ -52,3 +52,9 @@ class Wsd(Schedule, frozen=True, kw_only=True):
         elif self.shape == "cosine":
             done = 0.5 - 0.5 * math.cos(math.pi * done)
         return 1 - (1 - self.floor) * done
+
+    def unfelt(self, total: int) -> str | None:
+        warm = round(self.warmup if self.warmup >= 1 else self.warmup * total)
+        if warm < total:
+            return None
+        return f"decay: {self.decay:g}, and the warm-up takes all of {total} steps; give it fewer"
