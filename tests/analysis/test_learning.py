@@ -65,6 +65,20 @@ def test_a_factor_that_some_arms_lack_is_no_axis():
     assert axes.axis_of(Material(record, [])) is None
 
 
+def test_a_factor_that_most_arms_have_at_one_level_is_no_axis():
+    """One thing changed at a time: lines of one point each would tell nothing."""
+    record = sampled.study([MODEL, N])
+    record["variants"] = [
+        v
+        for v in record["variants"]
+        if v["levels"]["N"] == "256" or v["name"].startswith("lowrank")
+    ]
+    assert axes.axis_of(Material(record, [])).name == "N"
+    for k, v in enumerate(record["variants"]):
+        v["levels"] = {**v["levels"], "other": str(k)}
+    assert axes.axis_of(Material(record, [])) is None
+
+
 def test_an_arm_is_a_line_and_what_its_task_is_a_panel(m):
     points = lines.data(m)
     means = kind(points, "mean")

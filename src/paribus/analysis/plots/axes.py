@@ -46,15 +46,24 @@ def conditioned(study: Node) -> str | None:
 
 def trained(m: Material) -> str | None:
     """The factor of training that makes an axis where no condition does: numeric, three levels or
-    more, a number for every variant that is shown; of several the one with most levels."""
+    more, a number for every variant that is shown, and more than one for most of them, all else
+    alike; of several the one with most levels."""
     shown = [v["levels"] for v in m.study["variants"] if v["name"] in m.chosen]
     able = [
         f
         for f in m.factors
-        if _numeric(f, LEVELS) and all(levels.get(f["name"]) is not None for levels in shown)
+        if _numeric(f, LEVELS)
+        and all(levels.get(f["name"]) is not None for levels in shown)
+        and 2 * _crossed(shown, f["name"]) > len(shown)
     ]
     best = max(able, key=lambda f: len(f["levels"]), default=None)
     return None if best is None else str(best["name"])
+
+
+def _crossed(shown: Sequence[Mapping[str, Any]], name: str) -> int:
+    """Variants beside which stands another one that differs in this factor alone."""
+    rest = [tuple((k, v) for k, v in own.items() if k != name) for own in shown]
+    return sum(rest.count(own) > 1 for own in rest)
 
 
 def axis_of(m: Material) -> Axis | None:

@@ -33,6 +33,7 @@ SAME = 0.01  # share by which bytes of arms may differ and still be called equal
 ARROWS = {">": 9, "≥": 9, "<": 8}  # matplotlib's carets, their base at the place
 UPRIGHT = {">": 10, "≥": 10, "<": 11}
 MARKERS = "os^Dv"
+NAMED = 24  # points of a picture that bear their arms' names
 
 
 def _put(name: str, span: Span | None) -> Point:
@@ -234,6 +235,8 @@ def draw_state(points: Sequence[Point], m: Material, axis: str) -> Canvas:
             for i, p in enumerate(beside):
                 handle = _point(ax, p, m, 6.0 * (i - (len(beside) - 1) / 2))
                 handles.setdefault(m.looks[p["series"]].label, handle)
+        if len(panels) == 1 and len(own) <= NAMED and not m.narrow:
+            _named(ax, own, m)
         _bytes(ax, [p["bytes"] for p in points], 4 if columns > 1 or m.narrow else 8)
         if panel:
             ax.set_title(panel)
@@ -250,6 +253,19 @@ def draw_state(points: Sequence[Point], m: Material, axis: str) -> Canvas:
     shown = [*(handles[x] for x in names), asked]
     below(canvas, shown, [*names, canvas.word("span_asked")], 5)
     return canvas
+
+
+def _named(ax: Any, points: Sequence[Point], m: Material) -> None:
+    """Each point's arm beside it, by turns above and below, for many stand at the same place of the
+    grid."""
+    turn: dict[Any, int] = {}
+    for p in sorted(points, key=lambda p: p["bytes"]):
+        y, _ = _place(p, "y") or (p["first"], "<")
+        turn[y] = turn.get(y, 0) + 1
+        up = turn[y] % 2
+        ax.annotate(p["series"], (p["bytes"], y), (0, 7 if up else -7), ha="center",
+                    va="bottom" if up else "top", textcoords="offset points", fontsize=7,
+                    color=m.looks[p["series"]].colour)  # fmt: skip
 
 
 def _point(ax: Any, p: Point, m: Material, right: float) -> Any:
