@@ -66,6 +66,7 @@ PART_PACKAGES = {
     "corpora": {"text"},
     "tokenizers": {"text"},
     "mlps": {"nn"},
+    "mixers": {"nn"},
     "tasks": {"text", "nn"},
     "probes": {"nn", "text"},
 }

@@ -11,7 +11,7 @@ import torch
 from paribus import mlps, optim, positions, schedules
 from paribus.engine.updating import Flat, Update
 from paribus.nn import attention
-from paribus.nn._cpu import SquaredRelu, Turned
+from paribus.nn._cpu import SquaredRelu
 from tests.engine import tiny
 
 OPTIMIZERS = {
@@ -59,11 +59,12 @@ def test_turned_halves_are_those_of_the_formula(dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     made = torch.randn(2, 3, 7, 4, 10, dtype=dtype, requires_grad=True)
     x = made.transpose(2, 3)  # as queries lie
-    angle = torch.randn(2, 1, 1, 7, 5)
-    cos, sin = angle.cos().to(dtype), angle.sin().to(dtype)
+    angle = torch.randn(2, 1, 7, 5)
+    t = {"cos": angle.cos().to(dtype), "sin": angle.sin().to(dtype)}
+    cos, sin = (t[k].unsqueeze(2) for k in ("cos", "sin"))
     a, b = x.chunk(2, -1)
     want = torch.cat([a * cos - b * sin, b * cos + a * sin], -1)
-    found = Turned.apply(x, cos, sin)
+    found = positions.rope().rotate(t, {}, x)
     assert torch.equal(found, want)
     g = torch.randn_like(want)
     assert torch.equal(*(torch.autograd.grad(y, made, g)[0] for y in (found, want)))

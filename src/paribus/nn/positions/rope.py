@@ -13,7 +13,6 @@ from msgspec import Meta
 from paribus.contracts import Dims, P, Position, Scaling, View
 from paribus.errors import SpecError
 from paribus.lazy import torch
-from paribus.nn.linear import one_by_one
 from paribus.parts import changed
 
 if TYPE_CHECKING:
@@ -92,10 +91,10 @@ class Rope(Position, frozen=True, kw_only=True):
         n, rest = 2 * cos.shape[-1], None
         if n < x_EBHTd.shape[-1]:
             x_EBHTd, rest = x_EBHTd.split([n, x_EBHTd.shape[-1] - n], -1)
-        if self.layout == "half" and x_EBHTd.dtype == cos.dtype and one_by_one(cos):
-            from paribus.nn._cpu import Turned
-
-            out = [Turned.apply(x_EBHTd, cos, sin)]
+        if self.layout == "half" and not x_EBHTd.is_cuda:
+            # The same products and sums in whole heads: halves are slow to go through one by one.
+            cos, sin = torch.cat([cos, cos], -1), torch.cat([-sin, sin], -1)
+            out = [x_EBHTd * cos + x_EBHTd.roll(n // 2, -1) * sin]
         elif self.layout == "half":
             a, b = x_EBHTd.chunk(2, -1)
             out = [a * cos - b * sin, b * cos + a * sin]
@@ -104,4 +103,4 @@ class Rope(Position, frozen=True, kw_only=True):
             out = [torch.stack([a * cos - b * sin, b * cos + a * sin], -1).flatten(-2)]
         if rest is not None:
             out.append((rest * t["rest"]).to(out[0].dtype))
-        return torch.cat(out, -1)
+        return out[0] if len(out) == 1 else torch.cat(out, -1)
