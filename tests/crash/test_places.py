@@ -25,7 +25,9 @@ def namespace() -> list[str]:
     pytest.skip("NO MOUNT NAMESPACE HERE: homes on full and read-only disks are not tested")
 
 
-@pytest.mark.parametrize("what", ["small", "goes_on", "read_only"])
+@pytest.mark.parametrize(
+    "what", ["small", pytest.param("goes_on", marks=pytest.mark.full), "read_only"]
+)
 def test_a_home_in_an_odd_place(what: str, tmp_path: Path) -> None:
     done = subprocess.run(
         [*namespace(), sys.executable, "-m", "tests.crash.places", what, str(tmp_path)],
