@@ -159,16 +159,20 @@ class Machine(RuleBasedStateMachine):
                 if who.alive and not who.suspended:
                     who.worker.beat()
                     who.silent = False
-                self.me = next(p for p in self.processes if p.host != who.host)
-                lost, _ = self.store.watch.judge(
-                    {**owners.identity(who.worker.id), "pid": who.pid, "host": who.host,
-                     "boot": f"boot of {who.host}", "machine": who.host}
-                )  # fmt: skip
-                who.silent = lost
-                assert not lost or not who.alive or who.suspended
+                self._looked_at(who)
             self.now += PATIENCE / 4
+            for who in holders:  # now is when the next question is asked
+                self._looked_at(who)
         if long:
             assert all(who.silent for who in holders if who.suspended or not who.alive)
+
+    def _looked_at(self, who: Process) -> None:
+        self.me = next(p for p in self.processes if p.host != who.host)
+        who.silent, _ = self.store.watch.judge(
+            {**owners.identity(who.worker.id), "pid": who.pid, "host": who.host,
+             "boot": f"boot of {who.host}", "machine": who.host}
+        )  # fmt: skip
+        assert not who.silent or not who.alive or who.suspended
 
     # ── attempts ──
 
