@@ -10,8 +10,8 @@ from tests.crash.chaos import TRIALS, chaos
 
 
 def test_a_little_chaos(tmp_path: Path) -> None:
-    seen = chaos(tmp_path, kills=8, schedulers=3, steps=60)
-    assert seen.kills == 8
+    seen = chaos(tmp_path, kills=12, schedulers=3, steps=60)
+    assert seen.kills == 12
 
 
 @pytest.mark.full

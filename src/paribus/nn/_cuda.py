@@ -1,7 +1,6 @@
 """Products and cross-entropy whose gradients are made as a GPU wants them.
 
-E trials, N tokens, D inputs, F outputs, V vocabulary.  The CPU keeps torch's own: its bits stand in
-records.
+E trials, N tokens, D inputs, F outputs, V vocabulary.  What a CPU gains by is in _cpu.py.
 """
 
 from __future__ import annotations

@@ -41,16 +41,19 @@ def linear(x_EBTD: Tensor, w_EFD: Tensor, b_EF: Tensor | None = None) -> Tensor:
 
         y_ENF = Product.apply(x_END, w_EFD, b_EF)
     else:
-        y_ENF = _on_cpu(x_END, w_EFD) if one_by_one(x_END) else torch.bmm(x_END, w_EFD.mT)
+        y_ENF = _product(x_END, w_EFD)
         if b_EF is not None:  # fused with what follows; baddbmm would first write it out
             y_ENF = y_ENF + b_EF.unsqueeze(1)
     return y_ENF.unflatten(1, (B, T))
 
 
-def _on_cpu(x_END: Tensor, w_EFD: Tensor) -> Tensor:
-    from paribus.nn._cpu import Product, suits
+def _product(x_END: Tensor, w_EFD: Tensor) -> Tensor:
+    if one_by_one(x_END):
+        from paribus.nn._cpu import Product, suits
 
-    return Product.apply(x_END, w_EFD) if suits(x_END, w_EFD) else torch.bmm(x_END, w_EFD.mT)
+        if suits(x_END, w_EFD):
+            return Product.apply(x_END, w_EFD)
+    return torch.bmm(x_END, w_EFD.mT)
 
 
 def on_gpu(x: Tensor) -> bool:

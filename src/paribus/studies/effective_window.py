@@ -36,9 +36,9 @@ DEPTHS = {"paper": [4, 16], "small": [2, 6], "smoke": [1, 2]}
 STEPS = {"paper": 12_000, "small": 4000, "smoke": 6}
 ROWS = {"paper": 64, "small": 16, "smoke": 2}
 RATE = {"paper": shared.RATE, "small": 3e-3, "smoke": shared.RATE}
-# Models of bytes of this size copy nothing in ten times the training; of 2,048 tokens they do.
+# Models of bytes of this size copied nothing, even after twice as many; models of 2,048 words do.
 WORDS = {"small": {"tokenizer": tokenizers.bpe(vocab=2048), "eval_tokens": 98_304}}
-# Read segment after segment, which takes tens of times as long; left out of the small scale.
+# Read segment after segment, which takes several times as long; left out of the small scale.
 LOOPED = ("tokens", "retrieval")
 USED = 0.02  # nats a token: what counts as read
 
