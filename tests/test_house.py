@@ -61,7 +61,7 @@ ANYTHING = {
 FOR_TYPES_ALONE = {("paribus.contracts", "text"), ("paribus.readers", "nn")}
 
 # Part files may import these root modules, and non-part modules of these packages by kind.
-PART_ROOTS = {"contracts", "errors", "lazy", "parts", "rng", "sequence", "spec"}
+PART_ROOTS = {"contracts", "errors", "lazy", "moving", "parts", "rng", "sequence", "spec"}
 PART_PACKAGES = {
     "corpora": {"text"},
     "tokenizers": {"text"},

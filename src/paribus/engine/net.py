@@ -38,6 +38,7 @@ class Net:
         freezing: which member trains which of them.
         trained: the paths that any member trains.
         kernel: the attention kernel that runs.
+        ahead: whether tables and patterns are made before a pass, of all that can be.
     """
 
     def __init__(self, specs: Sequence[Spec], device: str, kernel: str) -> None:
@@ -81,6 +82,9 @@ class Net:
         self.differs = any(s.model != model for s in specs)
         self.core.stack = [s.model for s in specs] if self.differs else None  # type: ignore[misc]
         self._tables: dict[int, Any] = {}
+        # A compiler does not follow how tables and masks are made, and would cut the pass in
+        # pieces there; nor need they be made step by step.
+        self.ahead = device.startswith("cuda")
 
     def lowered(self) -> list[str]:
         """The parameters of which a pass reads nothing but what they are in a lower dtype."""
@@ -95,9 +99,8 @@ class Net:
     def prepare(
         self, batch: Mapping[str, Tensor], draws: Sequence[int] | None = None
     ) -> Ready | None:
-        """Tables and patterns of a batch whose tokens have places of their own, made outside of
-        what is compiled; the last ones serve as long as the places stay.  None: the pass makes
-        them.
+        """Tables and patterns of a batch, made outside of what is compiled; the last ones serve as
+        long as the tokens' places stay.  None: the pass makes them.
 
         Args:
             draws: trials of equal number have read the same rows; None: each reads its own.
@@ -106,9 +109,7 @@ class Net:
         if self.core.looped and not places and not self.core.written:
             master = torch.float64 if self.compute == torch.float64 else torch.float32
             self.core.pieces(batch["inputs"].shape[2], batch["inputs"].device, master)
-        # A compiler does not follow how a mask is made; nor need it, step by step.
-        masked = self.device.startswith("cuda") and not self.core.promised
-        if not (places or self.kernel == "flex" or masked) or not self.core.plain:
+        if not (places or self.kernel == "flex" or self.ahead) or not self.core.plain:
             return None
         E, B, T = batch["inputs"].shape[:3]
         sizes, given = (E, B, T), places

@@ -16,6 +16,7 @@ from paribus.engine import checkpoint
 from paribus.engine.compiled import Either
 from paribus.engine.freezing import Freezing
 from paribus.engine.settings import Settings
+from paribus.moving import moved
 
 State = dict[str, dict[str, Tensor]]
 
@@ -91,7 +92,7 @@ def vectors(
             rows[f] = [x * factor for x, factor in zip(rows[f], factors, strict=True)]
     rows |= {k: [x] * len(optims) for k, x in optims[0].numbers(step).items()}
     # One copy to the device a step, not one for each.
-    whole = torch.tensor(list(rows.values()), dtype=dtype).to(device)
+    whole = moved(torch.tensor(list(rows.values()), dtype=dtype), device)
     return dict(zip(rows, whole.unbind(), strict=True))
 
 

@@ -143,7 +143,7 @@ class Places:
         E = max(c.shape[0] for c in view.coordinates.values())
         of = range(E) if draws is None else draws
         E = len(of) if E > 1 else 1
-        if E == 1 and all(_of_places(m) == _of_places(stack[0]) for m in stack):
+        if E == 1 and all(_of_places(m) == _of_places(stack[0]) for m in stack[1:]):
             stack = stack[:1]
         trials = []
         for i in range(max(E, len(stack))):

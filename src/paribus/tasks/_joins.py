@@ -20,6 +20,7 @@ from paribus.contracts import Source, Task
 from paribus.errors import SpecError
 from paribus.lazy import numpy as np
 from paribus.lazy import torch
+from paribus.moving import moved
 from paribus.rng import Stream, integers
 from paribus.tasks._schemas import ABSENT, UNCONNECTED, Drawn, Law, Schemas, file_of, read, words
 from paribus.text import paths
@@ -187,7 +188,7 @@ class Listed(Source):
             )
             return self.told(drawn.rows(rows))
         chosen = integers(Stream(seed, "examples").rows(rows, 1)[:, 0], self.task.examples)
-        at = torch.from_numpy(chosen).to(self.device)
+        at = moved(chosen, self.device)
         return {name: t[at] for name, t in self._rows.items()}
 
     def judged(self, i: int, j: int) -> dict[str, Tensor]:

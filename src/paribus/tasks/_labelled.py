@@ -15,6 +15,7 @@ from paribus.contracts import Source
 from paribus.errors import SpecError
 from paribus.lazy import F, torch
 from paribus.lazy import numpy as np
+from paribus.moving import moved
 from paribus.nn.losses import nats
 from paribus.rng import Stream
 
@@ -78,7 +79,7 @@ class Texts(Source):
         return {name: torch.from_numpy(a).to(self.device) for name, a in arrays.items()}
 
     def _rows(self, which: Ints) -> dict[str, Tensor]:
-        at = torch.from_numpy(which).to(self.device)
+        at = moved(which, self.device)
         place_T = torch.arange(self.task.length, device=self.device)
         length_B1 = self._kept["lengths"][at][:, None]
         valid_BT = place_T < length_B1

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from paribus.lazy import F, torch
+from paribus.moving import moved
 from paribus.rng import Stream, normal, uniform
 from paribus.tasks._joins import Listed, tokens
 from paribus.tasks._schemas import Schemas
@@ -45,7 +46,7 @@ class Questions(Listed):
         task, count = self.task, (self.task.C + 1) * self.task.V
         drawn = normal(uniform(stream.rows(rows, count * task.dims)))
         table = torch.from_numpy(drawn).float().view(-1, count, task.dims)
-        return F.pad(table, (0, (task.width or task.dims) - task.dims, 0, 1)).to(self.device)
+        return moved(F.pad(table, (0, (task.width or task.dims) - task.dims, 0, 1)), self.device)
 
     def _named(self, own: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:
         """Rows with the names that a trial of this seed has."""

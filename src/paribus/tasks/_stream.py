@@ -13,6 +13,7 @@ from paribus.contracts import IGNORE, Source
 from paribus.errors import SpecError
 from paribus.lazy import numpy as np
 from paribus.lazy import torch
+from paribus.moving import moved
 from paribus.tasks import _windows
 from paribus.text.fitted import Fitted, best_fit
 
@@ -85,7 +86,7 @@ class Stream(Source):
 
     def _cut(self, at_BT1: Any) -> dict[str, Tensor]:
         """Inputs and targets of rows of places in the stream."""
-        row_BT1 = self.ids[torch.from_numpy(at_BT1).to(self.device)].long()
+        row_BT1 = self.ids[moved(at_BT1, self.device)].long()
         out = {"inputs": row_BT1[:, :-1].contiguous(), "targets": row_BT1[:, 1:].contiguous()}
         return {**out, **self._segments(at_BT1)}
 
@@ -93,7 +94,7 @@ class Stream(Source):
         if not self.task.segments:
             return {}
         of = self.tokens.doc_of(at_BT1[:, :-1]).astype(np.int64)
-        return {"pos.segment": torch.from_numpy(of).to(self.device)}
+        return {"pos.segment": moved(of, self.device)}
 
     def _shuffled(self, what: str, seed: int, epoch: int, size: int) -> np.ndarray:
         if (seed, epoch) not in self._order:
@@ -143,14 +144,14 @@ class Stream(Source):
     def examples(self, i: int, j: int) -> dict[str, Tensor]:
         last = len(self.tokens.ids) - 1
         at_BT1, counts_BT = _windows.rows(self.windows, i, j, self.task.length, last)
-        row_BT1 = self.ids[torch.from_numpy(at_BT1).to(self.device)].long()
-        counts = torch.from_numpy(counts_BT).to(self.device)
+        row_BT1 = self.ids[moved(at_BT1, self.device)].long()
+        counts = moved(counts_BT, self.device)
         targets = row_BT1[:, 1:].masked_fill(~counts, IGNORE)
         out = {"inputs": row_BT1[:, :-1].contiguous(), "targets": targets}
         out |= self._segments(at_BT1)
         if self.task.bins is not None:
             of = _windows.binned(self.tokens, at_BT1[:, :-1], self.task.bins)
-            out["parts"] = torch.from_numpy(of).to(self.device)
+            out["parts"] = moved(of, self.device)
         if self.tokens.token_bytes is not None:
             if self._bytes is None:
                 self._bytes = torch.from_numpy(np.asarray(self.tokens.token_bytes)).to(self.device)

@@ -9,7 +9,7 @@ from msgspec import Meta
 
 from paribus.contracts import Io, Metric, Source, Task
 from paribus.lazy import numpy as np
-from paribus.lazy import torch
+from paribus.moving import moved
 from paribus.nn.losses import IGNORE, nats
 from paribus.rng import Stream, integers
 
@@ -78,8 +78,8 @@ class _Strings(Source):
         targets = whole[:, 1:].copy()
         targets[:, :span] = IGNORE  # only the copy is scored
         return {
-            "inputs": torch.from_numpy(whole[:, :-1].copy()).to(self.device),
-            "targets": torch.from_numpy(targets).to(self.device),
+            "inputs": moved(whole[:, :-1].copy(), self.device),
+            "targets": moved(targets, self.device),
         }
 
     def batch(self, seed: int, step: int, rows: range) -> dict[str, Tensor]:

@@ -12,6 +12,7 @@ from paribus.contracts import IGNORE, Source
 from paribus.errors import SpecError
 from paribus.lazy import numpy as np
 from paribus.lazy import torch
+from paribus.moving import moved
 from paribus.rng import Stream, uniform
 from paribus.text import ngrams
 from paribus.text.columns import Counts, columns, texts
@@ -147,9 +148,9 @@ class Samples(Source):
         whole = np.zeros((6, B * T), np.int64)  # one copy to the device, not six
         columns_ = (source, text, at["time"], main, np.ones(len(text)), scored)
         whole[:, row * T + index] = np.stack(columns_)
-        moved = torch.from_numpy(whole).to(self.device).view(6, B, T)
-        token_BT, branch_BT, time_BT, main_BT = moved[:4]
-        valid_BT, scored_BT = moved[4].bool(), moved[5].bool()
+        told = moved(whole, self.device).view(6, B, T)
+        token_BT, branch_BT, time_BT, main_BT = told[:4]
+        valid_BT, scored_BT = told[4].bool(), told[5].bool()
         ids = self._on_device("ids", self.tokens.ids, np.int32)
         following = ids[(token_BT + 1).clamp(max=len(ids) - 1)].long()
         out = {
