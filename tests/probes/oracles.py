@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from paribus.engine.following import follow
+from paribus.engine.following import at_places, follow
 from paribus.readers import Answers, Reader, Rows
 
 VOCAB = 1000
@@ -45,7 +45,7 @@ class Oracle(Reader):
 
     def follow(self, asked: Sequence[Rows]) -> list[Answers]:
         self.asked += asked
-        return follow(self.logits, asked)
+        return follow(at_places(self.logits), asked)
 
     def one(self, tokens_BT: Tensor) -> Tensor:
         """Logits that are sure of one token."""

@@ -1,4 +1,4 @@
-"""How a model goes on in rows of ids: any object with ``logits(ids_BT) -> logits_BTV`` will do.
+"""How a model goes on in rows of ids: anything that gives logits at some of their tokens will do.
 
 B rows, T tokens, N scored tokens of a row, C candidates, V vocabulary.
 """
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from paribus.readers import Answers, Rows
 
-Logits = Callable[[Tensor], Tensor]
+Logits = Callable[[Tensor, Tensor], Tensor]  # (ids_BT, places at_BN) -> logits_BNV
 
 
 def follow(
@@ -42,6 +42,16 @@ def follow(
     return [a for a in out if a is not None]
 
 
+def at_places(logits: Callable[[Tensor], Tensor]) -> Logits:
+    """Of a model that gives the logits of all tokens."""
+
+    def some(ids_BT: Tensor, at_BN: Tensor) -> Tensor:
+        z_BTV = logits(ids_BT)
+        return z_BTV.gather(1, at_BN[..., None].expand(-1, -1, z_BTV.shape[2]))
+
+    return some
+
+
 def _set(logits: Logits, rows: Rows, budget: int, device: Any) -> list[Tensor]:
     B, T = rows.ids.shape
     ids_BT = torch.from_numpy(np.ascontiguousarray(rows.ids, np.int64)).to(device)
@@ -57,13 +67,9 @@ def _set(logits: Logits, rows: Rows, budget: int, device: Any) -> list[Tensor]:
 
 
 def _pass(logits: Logits, ids_BT: Tensor, at: Tensor, among_BC: Tensor | None) -> list[Tensor]:
-    z_BTV = logits(ids_BT)
     at_BN = at.expand(len(ids_BT), -1) if at.ndim == 1 else at
     place_BN = at_BN.clamp(min=1)
-    if at.ndim == 1:
-        z_BNV = z_BTV[:, place_BN[0] - 1]
-    else:
-        z_BNV = z_BTV.gather(1, (place_BN - 1)[..., None].expand(-1, -1, z_BTV.shape[2]))
+    z_BNV = logits(ids_BT, place_BN - 1)
     z_BNV = z_BNV if z_BNV.dtype == torch.float64 else z_BNV.float()
     target_BN = ids_BT.gather(1, place_BN)
     picked_BN = z_BNV.gather(-1, target_BN[..., None])[..., 0]

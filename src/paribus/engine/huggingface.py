@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from paribus.engine.following import follow
+from paribus.engine.following import at_places, follow
 from paribus.errors import Refused, SpecError
 from paribus.nn import spans
 from paribus.nn.questions import Question, Scored, cropped
@@ -98,7 +98,8 @@ class HuggingFace(Reader):
         return self._fitting(lambda: spans.scores(reads, cut, self.budget))
 
     def follow(self, asked: Sequence[Rows]) -> list[Answers]:
-        return self._fitting(lambda: follow(self._logits, asked, self.budget, self.device))
+        logits = at_places(self._logits)
+        return self._fitting(lambda: follow(logits, asked, self.budget, self.device))
 
     def attention(self, ids: Any, back: int, start: int) -> Any:
         rows_BT = torch.from_numpy(np.ascontiguousarray(ids, np.int64)).to(self.device)

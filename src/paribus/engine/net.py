@@ -142,13 +142,17 @@ class Net:
         drop: Dropout | None = None,
         ready: Ready | None = None,
         tap: Tap | None = None,
+        outputs: bool | Tensor = True,
     ) -> Tensor:
-        """Outputs [E,B,T,V] ([E,B,T,C] of classes, [E,B,T] of a scalar) of a stacked batch."""
+        """Outputs [E,B,T,V] ([E,B,T,C] of classes, [E,B,T] of a scalar) of a stacked batch, or
+        those at some tokens (``outputs``, as of ``Transformer.forward``)."""
+        shared: dict[str, Any] = {
+            "drop": drop, "kernel": self.kernel, "dtype": self.compute, "tap": tap,
+            "outputs": outputs,
+        }  # fmt: skip
         inputs = batch["inputs"]
         if ready is not None:
-            return self.core.forward(
-                p, inputs, drop=drop, kernel=self.kernel, dtype=self.compute, ready=ready, tap=tap
-            )
+            return self.core.forward(p, inputs, ready=ready, **shared)
         coordinates = {k[4:]: v for k, v in batch.items() if k.startswith("pos.")}
         return self.core.forward(
             p,
@@ -156,10 +160,7 @@ class Net:
             View(coordinates) if coordinates else None,
             tables=self._own_tables(p, inputs.shape[2], coordinates),
             valid_EBT=batch.get("valid"),
-            drop=drop,
-            kernel=self.kernel,
-            dtype=self.compute,
-            tap=tap,
+            **shared,
         )
 
     def _own_tables(

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from paribus import arrays
 from paribus.contracts import Corpus, Probe
-from paribus.engine.following import follow
+from paribus.engine.following import at_places, follow
 from paribus.engine.heads import attention
 from paribus.engine.net import PRECISION, ExternalNet, make_net
 from paribus.engine.settings import Settings, describe
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 Found = TypeVar("Found")
 TEXT = 32_000_000  # bytes of held-out text that are enough to draw from
-BUDGET = {"cpu": 8192, "mps": 8192, "cuda": 65536}  # tokens of a pass, padding included
 
 
 class Trained(Reader):
@@ -52,7 +51,7 @@ class Trained(Reader):
     ) -> None:
         self._inside = params, spec, data.bind(split), settings.device
         self._of = spec, data
-        self.budget = BUDGET[settings.device.partition(":")[0]]
+        self.budget = pass_of(settings.device)
         self.spec, self.params, self.device = spec, params, settings.device
         self.net = net = make_net([spec], settings.device, "sdpa")
         self.kernel = net.kernel
@@ -99,15 +98,20 @@ class Trained(Reader):
         return self._fitting(lambda: spans.scores(self.reads, cut, self.budget))
 
     def follow(self, asked: Sequence[Rows]) -> list[Answers]:
-        def logits(ids_BT: Tensor) -> Tensor:
-            return self.net(self.params, {"inputs": ids_BT[None]})[0]
+        net = self.net
+        if isinstance(net, ExternalNet):
+            logits = at_places(lambda ids_BT: net(self.params, {"inputs": ids_BT[None]})[0])
+        else:
+
+            def logits(ids_BT: Tensor, at_BN: Tensor) -> Tensor:
+                return net(self.params, {"inputs": ids_BT[None]}, outputs=at_BN)[0]
 
         return self._fitting(lambda: follow(logits, asked, self.budget, self.device))
 
     def attention(self, ids: Any, back: int, start: int) -> Any:
         if isinstance(self.net, ExternalNet):
             return super().attention(ids, back, start)
-        return attention(self.net.core, self.params, ids, back, start, self.budget)
+        return attention(self.net.core, self.params, ids, back, start, self.budget // 4)
 
     def ordinary(self) -> Any:
         if self.encoder.ordinary is None:
@@ -140,6 +144,15 @@ class Trained(Reader):
                     raise
                 self.budget //= 2
                 torch.cuda.empty_cache()
+
+
+def pass_of(device: str) -> int:
+    """Tokens of a pass, padding included: on a GPU as many as it has room for, since the processor
+    starts each operation of a pass one by one; on a processor those that its cache holds."""
+    if not device.startswith("cuda"):
+        return 8192
+    room = torch.cuda.get_device_properties(device).total_memory
+    return max(8192, min(262144, room >> 19))
 
 
 def encoder_of(spec: Spec, data: Data) -> Encoder:

@@ -14,7 +14,7 @@ from torch import Tensor
 from paribus.contracts import Probe
 from paribus.engine import checkpoint, foreign
 from paribus.engine.evaluate import Setting, evaluate
-from paribus.engine.probing import BUDGET, Trained, record
+from paribus.engine.probing import Trained, pass_of, record
 from paribus.engine.settings import Settings, apply, pick_device
 from paribus.errors import ParibusError, Refused, SpecError
 from paribus.spec import Spec
@@ -99,7 +99,7 @@ def asked_of(
 
     settings = Settings(device=device or pick_device())
     apply(settings)
-    budget = BUDGET[settings.device.partition(":")[0]]
+    budget = pass_of(settings.device)
     model = HuggingFace(name, settings.device, dtype, budget)
     told: dict[str, Any] = model.told
     return told, _asked([("as it is", lambda: model, None)], probes, "test", examples, settings,

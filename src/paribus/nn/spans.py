@@ -1,6 +1,6 @@
 """How likely a model finds spans of tokens; what the options of a question begin with is read once.
 
-B rows, T tokens, P tokens of a beginning, V vocabulary.
+B rows, T tokens, P tokens of a beginning, N tokens whose successors are scored, V vocabulary.
 """
 
 from __future__ import annotations
@@ -24,8 +24,10 @@ class Reads(Protocol):
 
     def begin(self, ids_BP: Tensor, sizes_B: Tensor) -> Any: ...
 
-    def go_on(self, begun: Any, of_R: Tensor, ids_RT: Tensor, sizes_R: Tensor) -> Tensor:
-        """Logits [R,T,V] of rows that follow beginnings ``of_R``."""
+    def go_on(
+        self, begun: Any, of_R: Tensor, ids_RT: Tensor, sizes_R: Tensor, at_RN: Tensor
+    ) -> Tensor:
+        """Logits [R,N,V] at some tokens of rows that follow beginnings ``of_R``."""
         ...
 
 
@@ -51,7 +53,12 @@ class Cached:
         return cache, sizes_B
 
     def go_on(
-        self, begun: tuple[Cache, Tensor], of_R: Tensor, ids_RT: Tensor, sizes_R: Tensor
+        self,
+        begun: tuple[Cache, Tensor],
+        of_R: Tensor,
+        ids_RT: Tensor,
+        sizes_R: Tensor,
+        at_RN: Tensor,
     ) -> Tensor:
         cache, sizes_B = begun
         T = ids_RT.shape[1]
@@ -67,6 +74,7 @@ class Cached:
             valid_EBT=(number < sizes_R[:, None])[None],
             cache=cache,
             dtype=self.dtype,
+            outputs=at_RN,
         )[0]
 
 
@@ -80,20 +88,24 @@ class Whole:
         return ids_BP, sizes_B
 
     def go_on(
-        self, begun: tuple[Tensor, Tensor], of_R: Tensor, ids_RT: Tensor, sizes_R: Tensor
+        self,
+        begun: tuple[Tensor, Tensor],
+        of_R: Tensor,
+        ids_RT: Tensor,
+        sizes_R: Tensor,
+        at_RN: Tensor,
     ) -> Tensor:
         ids_BP, sizes_B = begun
-        T, before_R = ids_RT.shape[1], sizes_B[of_R]
+        before_R = sizes_B[of_R]
         whole = int((before_R + sizes_R).max())
         rows = ids_RT.new_zeros(len(of_R), whole)
         told = zip(of_R.tolist(), before_R.tolist(), sizes_R.tolist(), strict=True)
         for r, (b, n, own) in enumerate(told):
             rows[r, :n] = ids_BP[b, :n]
             rows[r, n : n + own] = ids_RT[r, :own]
-        at_RT = before_R[:, None] + torch.arange(T, device=rows.device)
-        at_RT = at_RT.clamp(max=whole - 1)
+        at_RN = (before_R[:, None] + at_RN).clamp(max=whole - 1)
         found = self.logits(rows)
-        return found.gather(1, at_RT[..., None].expand(-1, -1, found.shape[2]))
+        return found.gather(1, at_RN[..., None].expand(-1, -1, found.shape[2]))
 
 
 def scores(model: Reads, questions: Sequence[Question], budget: int = 8192) -> list[list[Scored]]:
@@ -152,18 +164,20 @@ def _batch(
 
     of_R = torch.tensor([b for b, *_ in spans], device=model.device)
     ids_RT, sizes_R = padded(rests)
-    logits_RTV = model.go_on(model.begin(*padded(begins)), of_R, ids_RT, sizes_R)[:, :-1]
-    wide = logits_RTV if logits_RTV.dtype == torch.float64 else logits_RTV.float()
-    targets_RT = ids_RT[:, 1:]
-    picked_RT = wide.gather(-1, targets_RT[..., None])[..., 0]
-    nats_RT = (wide.logsumexp(-1) - picked_RT).double()
-    hit_RT = wide.argmax(-1) == targets_RT
-    number = torch.arange(targets_RT.shape[1], device=model.device)[None] + 1
+    # The first scored token follows token start − 1; rows of fewer scored ones are filled up.
     start = torch.tensor([s.start - n for _, s, n in spans], device=model.device)[:, None]
-    end = torch.tensor([s.end - n for _, s, n in spans], device=model.device)[:, None]
-    scored_RT = (number >= start) & (number < end)
-    nats = (nats_RT * scored_RT).sum(1).tolist()
-    tokens = scored_RT.sum(1).tolist()
-    likeliest = (hit_RT | ~scored_RT).all(1).tolist()
+    count = torch.tensor([s.end - s.start for _, s, _ in spans], device=model.device)[:, None]
+    number = torch.arange(max(s.end - s.start for _, s, _ in spans), device=model.device)[None]
+    scored_RN = number < count
+    at_RN = torch.where(scored_RN, start - 1 + number, 0)
+    logits_RNV = model.go_on(model.begin(*padded(begins)), of_R, ids_RT, sizes_R, at_RN)
+    wide = logits_RNV if logits_RNV.dtype == torch.float64 else logits_RNV.float()
+    targets_RN = torch.where(scored_RN, ids_RT.gather(1, at_RN + scored_RN), 0)
+    picked_RN = wide.gather(-1, targets_RN[..., None])[..., 0]
+    nats_RN = (wide.logsumexp(-1) - picked_RN).double()
+    hit_RN = wide.argmax(-1) == targets_RN
+    nats = (nats_RN * scored_RN).sum(1).tolist()
+    tokens = scored_RN.sum(1).tolist()
+    likeliest = (hit_RN | ~scored_RN).all(1).tolist()
     found = iter([Scored(*x) for x in zip(nats, tokens, likeliest, strict=True)])
     return [[next(found) for _ in questions[i]] for i in batch]

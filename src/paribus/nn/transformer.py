@@ -85,7 +85,7 @@ class Transformer(Places):
         kernel: str | None = None,
         dtype: torch.dtype | None = None,
         ready: Ready | None = None,
-        outputs: bool = True,
+        outputs: bool | Tensor = True,
         tap: Tap | None = None,
     ) -> Tensor:
         """Logits [E,B,T,V], [E,B,T,C] of classes or [E,B,T] of a scalar read-out, at every token;
@@ -103,7 +103,8 @@ class Transformer(Places):
             kernel: "sdpa", "short" or "reference"; "flex" needs ``ready``; None: "reference" where
                 the position replaces the scores, else "sdpa".
             dtype: compute dtype; None: that of the parameters.
-            outputs: false: the cache is filled, and nothing comes out (T = 0).
+            outputs: places [N] or [B,N] of the tokens that have outputs, or all of them; false: the
+                cache is filled, and nothing comes out (T = 0).
             ready: from ``ready``; then view, tables and validity are not looked at.
             tap: looks at queries, keys and logits of every layer; not of the flex kernel.
         """
@@ -116,7 +117,7 @@ class Transformer(Places):
             )
         if self.looped and cache is None:
             x = self._segments(p, inputs, view, valid_EBT, Pass({}, None, drop, kernel, dtype, tap))
-            return self._read_out(p, self.normed(p, x), dtype)
+            return self._read_out(p, self.normed(p, _wanted(x, outputs)), dtype)
         if ready is None:
             ready = self._places(p, inputs, view, tables, valid_EBT, cache)
         tables, reads, go = ready
@@ -128,8 +129,7 @@ class Transformer(Places):
         x = self.blocks(p, x, reads, go, now)
         if cache is not None:
             cache.advance(inputs.shape[2])
-        x = x if outputs else x[:, :, :0]
-        return self._read_out(p, self.normed(p, x), dtype)
+        return self._read_out(p, self.normed(p, _wanted(x, outputs)), dtype)
 
     __call__ = forward
 
@@ -316,6 +316,14 @@ def _validity(view: View | None, valid_EBT: Tensor | None) -> Tensor | None:
     if valid_EBT is None:
         return None
     return valid_EBT.reshape((1,) * (3 - valid_EBT.ndim) + tuple(valid_EBT.shape))
+
+
+def _wanted(x_EBTD: Tensor, outputs: bool | Tensor) -> Tensor:
+    """What leaves the last block at the tokens that are to have outputs."""
+    if isinstance(outputs, bool):
+        return x_EBTD if outputs else x_EBTD[:, :, :0]
+    at_EBND = outputs.expand(*x_EBTD.shape[:2], -1)[..., None].expand(-1, -1, -1, x_EBTD.shape[3])
+    return x_EBTD.gather(2, at_EBND)
 
 
 def _those(x_EBTD: Tensor, places: Tensor | None) -> Tensor:
