@@ -7,7 +7,8 @@ evaluated together, one by one, and the training of the same pack, in the same r
 Seconds a million tokens and trial, as texts are read in evaluation and in training, and what the
 conditions take of the whole at paper scale, where 32,736 texts are judged under each of the seven
 after 32,000 steps of 64.  Model and texts are those of the scale, or as given: sizes of the paper's
-with bytes of the standard library in the place of its tokens.
+with bytes of the standard library in the place of its tokens.  Evaluations are compiled, as they
+are where there is as much to evaluate as there.  One by one: under one of the conditions.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from typing import Any
 import torch
 from _plain import timed
 
-from paribus.engine.evaluate import Setting, evaluate
+from paribus.engine import evaluate as judging
+from paribus.engine.evaluate import Setting
 from paribus.engine.members import Member, Phase
 from paribus.engine.settings import Settings, apply, pick_device
 from paribus.engine.train import Trainer
@@ -34,6 +36,7 @@ from paribus.text.data import Data
 
 PAPER = {"steps": 32_000, "texts a step": 64, "judged": 32_736}
 BRANCHES = (1, 2, 4, 8, 16, 24, 31)
+ALONE = 8  # branches of the condition under which trials are evaluated one by one
 
 
 def sized(spec: Spec, o: argparse.Namespace) -> Spec:
@@ -42,6 +45,7 @@ def sized(spec: Spec, o: argparse.Namespace) -> Spec:
         "model.width": o.width, "model.layers": o.layers, "model.heads": o.heads,
         "task.length": o.length, "task.texts_per_step": o.rows, "task.eval_texts": o.texts,
     }  # fmt: skip
+    spec = patch(spec, "rows", None)  # as many as the task's own words make
     for path, value in asked.items():
         if value is not None:
             spec = patch(spec, path, value)
@@ -91,30 +95,32 @@ def main() -> None:
         trained = ms / len(trials) / tokens * 1e3  # seconds a million tokens and trial
         params = {k: t.detach() for k, t in trainer.params.items()}
         opened: dict[str, Any] = {}
-        taken: dict[str, list[float]] = {"together": [], "one by one": []}
-        read = 0.0
+        judging.WORTH = 0.0
+        taken = {"together": 0.0, "one by one": 0.0}
+        read = dict.fromkeys(taken, 0.0)
         for branches in BRANCHES:
             own = [resolve(patch(patch(s, "rows", None), "task.branches", branches)) for s in specs]
             setting = Setting("c", "c", own[0], "test", None, ())
-            for warm in (True, False):
-                began = clock()
-                records = evaluate(params, own, seeds, setting, data, settings, opened)
-                if not warm:
-                    taken["together"].append(clock() - began)
-            counted = records[0]["metrics"]["loss"]["count"]
             one = {k: t[:1] for k, t in params.items()}
-            began = clock()
-            evaluate(one, own[:1], seeds[:1], setting, data, settings, opened)
-            taken["one by one"].append((clock() - began) * len(trials))
-            read += counted
+            ways: dict[str, Any] = {"together": (params, own, seeds)}
+            if branches == ALONE:
+                ways["one by one"] = one, own[:1], seeds[:1]
+            for how, given in ways.items():
+                for warm in (True, False):
+                    began = clock()
+                    records = judging.evaluate(*given, setting, data, settings, opened)
+                    if not warm:
+                        taken[how] += (clock() - began) / len(given[1])
+                read[how] += records[0]["metrics"]["loss"]["count"]
     say = lines.append
     say(
         f"training: {ms:.1f} ms a step of {len(trials)}, {trained:.3f} s a million tokens and trial"
     )
     results: dict[str, Any] = {"training": trained}
     share_of_tokens = len(BRANCHES) * PAPER["judged"] / (PAPER["steps"] * PAPER["texts a step"])
+    say(f"evaluated: {records[0]['engine']['engine']}, {records[0]['engine']['kernel']}")
     for how, seconds in taken.items():
-        each = sum(seconds) / len(trials) / read * 1e6
+        each = seconds / read[how] * 1e6
         share = share_of_tokens * each / trained
         say(f"{how}: {each:.3f} s a million tokens and trial; at paper scale {100 * share:.1f} %")
         results[how] = {"s/Mtok": each, "share at paper scale": share}

@@ -13,7 +13,8 @@ from paribus import presets, tasks
 from paribus.contracts import IGNORE
 from paribus.engine.net import Net
 from paribus.nn import linear, losses
-from paribus.nn._cuda import Product, Surprisal
+from paribus.nn._cuda import Product, Surprisal, gelu
+from paribus.nn.mlps import gelu as gelu_mlp
 from paribus.spec import resolve
 from tests.engine import tiny
 
@@ -47,6 +48,18 @@ def test_cross_entropy() -> None:
     assert torch.isfinite(Surprisal.apply(far, TARGETS)).all()
 
 
+def test_gelu() -> None:
+    x = torch.linspace(-12, 12, 2001, dtype=torch.float64, requires_grad=True)
+    found, want = gelu(x), F.gelu(x, approximate="tanh")
+    assert torch.allclose(found, want, rtol=0, atol=1e-14)
+    a, b = (torch.autograd.grad(y.sum(), [x])[0] for y in (found, want))
+    assert torch.allclose(a, b, rtol=0, atol=1e-13)
+    low = x.detach().bfloat16()
+    # Far below zero torch's 1 + tanh u is nothing but its rounding.
+    want = F.gelu(low.float(), approximate="tanh").bfloat16()
+    torch.testing.assert_close(gelu(low), want, rtol=2**-8, atol=1e-6)
+
+
 @pytest.mark.parametrize("freeze", [(), ("*.attn.q",)])
 def test_a_training_loss_compiled_with_them(
     freeze: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
@@ -72,6 +85,7 @@ def test_a_training_loss_compiled_with_them(
     want = torch.autograd.grad(loss(p, batch), leaves)
     monkeypatch.setattr(linear, "on_gpu", lambda x: True)
     monkeypatch.setattr(losses, "on_gpu", lambda x: True)
+    monkeypatch.setattr(gelu_mlp, "on_gpu", lambda x: True)
     torch.compiler.reset()
     for run in (loss, torch.compile(loss, backend="aot_eager", fullgraph=True)):
         found = torch.autograd.grad(run(p, batch), leaves)

@@ -40,10 +40,19 @@ class Either:
             return  # a compiler may choose another kernel after a resume
         try:
             lazy.fill()
+            # The same code is compiled anew for each phase and condition; beyond its limit torch
+            # would silently run it as it is.
+            limit = torch._dynamo.config.recompile_limit
+            torch._dynamo.config.recompile_limit = max(64, limit)
             self._fast = torch.compile(function, dynamic=dynamic)
             self.engine = "compiled"
         except Exception as error:  # no compiler here
             self._give_up(error)
+
+    @property
+    def plain(self) -> Callable[..., Any]:
+        """The function as it is."""
+        return self._plain
 
     @property
     def fast(self) -> Callable[..., Any] | None:

@@ -15,16 +15,19 @@ from torch import Tensor
 from paribus import arrays
 from paribus.contracts import Probe, Source, Task
 from paribus.engine import probing
+from paribus.engine.compiled import Either
 from paribus.engine.net import ExternalNet, Net, make_net
 from paribus.engine.ranks import ALONE, Ranks
 from paribus.engine.settings import Settings, describe
 from paribus.engine.totals import measured, values
 from paribus.errors import SpecError, nearest
+from paribus.nn import flops
 from paribus.parts import dump
-from paribus.spec import Spec, canonical
+from paribus.spec import Model, Spec, canonical
 from paribus.text.data import Data
 
 TOKENS = 8192  # tokens of a forward pass; fixed, so that a record does not depend on free memory
+WORTH = 2e15  # operations from which on an evaluation is compiled: a GPU's minute of single ones
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,6 @@ def evaluate(
         return [] if ranks.rank else probing.records(params, specs, setting, data, settings)
     began = time.monotonic()
     spec = specs[0]
-    net = make_net(specs, settings.device, settings.attention)
     opened = {} if opened is None else opened
     task = canonical([dump(spec.task), setting.split])
     if task not in opened:
@@ -74,9 +76,10 @@ def evaluate(
     size = min(source.size, setting.examples or source.size)
     length = spec.task.io().length or 1
     batch_rows = max(1, TOKENS // length)
+    net, score = _scorer(specs, settings, length * size, task, opened)
     while True:
         try:
-            items = _scores(net, params, source, spec.task, seeds, size, batch_rows, ranks)
+            items = _scores(net, score, params, source, seeds, size, batch_rows, ranks)
             break
         except torch.OutOfMemoryError:  # fewer rows a pass; training's batch is another matter
             if batch_rows == 1:
@@ -85,6 +88,7 @@ def evaluate(
             torch.cuda.empty_cache()
     if ranks.rank:
         return []
+    items = {**items, **spec.task.whole(items)}
     n = size * source.parts
     slices = _slices(spec.task, source, setting, n)
     trivial = f"baselines of {task} by {setting.by}"
@@ -112,7 +116,7 @@ def evaluate(
             "groups": arrays.pack(groups[:n]) if groups is not None else None,
             "seconds": round(time.monotonic() - began, 3),
             "engine": {
-                "engine": "eager",
+                "engine": score.engine,
                 "stack": len(specs),
                 "micro_batch": batch_rows,
                 **describe(settings),
@@ -123,11 +127,43 @@ def evaluate(
     return out
 
 
+def _scorer(
+    specs: Sequence[Spec], settings: Settings, tokens: int, name: str, opened: dict[str, Any]
+) -> tuple[Net | ExternalNet, Either]:
+    """The stack's net, and what gives (sums, counts) of a pass by name.  Where the work is worth it
+    that is compiled, and kept for further evaluations of these models under this condition; the
+    work decides, not a clock, so that the same trials are always evaluated alike.
+
+    Args:
+        tokens: that are evaluated of each trial.
+        name: the condition's task.
+    """
+    spec = specs[0]
+    model, task = spec.model, spec.task
+    work = 0.0
+    if isinstance(model, Model):
+        work = len(specs) * tokens * flops.forward(model, task.io().length or 1)["total"]
+    key = canonical(["scorer", name, spec.precision, [dump(s.model) for s in specs]])
+    if key in opened:
+        return opened[key]  # type: ignore[no-any-return]
+    net = make_net(specs, settings.device, settings.attention)
+
+    def score(params: Any, batch: Any, ready: Any) -> dict[str, tuple[Tensor, Tensor]]:
+        found = task.score(net(params, batch, ready=ready), batch)
+        return {k: (sums.double(), counts.double()) for k, (sums, counts) in found.items()}
+
+    able = work >= WORTH and isinstance(net, Net) and not net.core.looped
+    made = net, Either(score, settings, able=able, dynamic=False)
+    if able:
+        opened[key] = made
+    return made
+
+
 def _scores(
     net: Net | ExternalNet,
+    score: Either,
     params: Mapping[str, Tensor],
     source: Source,
-    task: Task,
     seeds: Sequence[int],
     size: int,
     rows: int,
@@ -141,7 +177,8 @@ def _scores(
     share = ranks.part(len(starts))
     with ranks.together(), torch.inference_mode():
         for i in starts[share.start : share.stop]:
-            batch = source.examples(i, min(i + rows, size))
+            end = min(i + rows, size)
+            batch = source.examples(i, end)
             own = {seed: source.for_trial(batch, seed) for seed in dict.fromkeys(seeds)}
             stacked = {
                 k: t[None].expand(e, *t.shape)
@@ -149,9 +186,10 @@ def _scores(
                 else torch.stack([own[seed][k] for seed in seeds])
                 for k, t in batch.items()
             }
-            outputs = net(params, stacked, ready=net.prepare(stacked, [0] * e))
-            for name, (sum_EB, count_EB) in task.score(outputs, stacked).items():
-                mine.setdefault(name, []).append((sum_EB.double(), count_EB.double()))
+            ready = net.prepare(stacked, [0] * e)
+            run = score if end - i == rows else score.plain  # a last, shorter pass: as it is
+            for metric, pair in run(params, stacked, ready).items():
+                mine.setdefault(metric, []).append(pair)
         # Brought over at the end: in each pass the processor would wait for it.
         mine = {name: [_joined(pairs)] for name, pairs in mine.items()}
     found: dict[str, list[tuple[Tensor, Tensor]]] = {}
@@ -160,8 +198,7 @@ def _scores(
             found.setdefault(name, []).extend(pairs)
     if ranks.rank:
         return {}
-    items = {name: _joined(pairs) for name, pairs in found.items()}
-    return {**items, **task.whole(items)}
+    return {name: _joined(pairs) for name, pairs in found.items()}
 
 
 def _joined(pairs: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:

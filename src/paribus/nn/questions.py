@@ -39,5 +39,11 @@ def cropped(span: Span, limit: int | None) -> Span:
 def common(rows: Sequence[Sequence[int]]) -> int:
     """Tokens that all rows begin with."""
     first = rows[0]
-    n = min(map(len, rows))
-    return next((i for i in range(n) if any(r[i] != first[i] for r in rows)), n)
+    low, high = 0, min(map(len, rows))
+    while low < high:  # by halves: whole stretches are compared at once, not token by token
+        n = (low + high + 1) // 2
+        if all(r[low:n] == first[low:n] for r in rows[1:]):
+            low = n
+        else:
+            high = n - 1
+    return low

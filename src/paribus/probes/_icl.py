@@ -68,7 +68,7 @@ def prompts(
     kind: str, row: Mapping[str, Any], worked: Sequence[Mapping[str, Any]], delimiter: str
 ) -> list[str]:
     """The texts of a question: of each option; of language modelling with the continuation and
-    without it; and of multiple choice the bare question at last."""
+    without it; and of multiple choice the bare question at last, which is seldom needed."""
     for one in (row, *worked):
         checked(kind, one)
     if kind == "multiple_choice":
@@ -89,14 +89,14 @@ def prompts(
 
 
 def asked(kind: str, row: Mapping[str, Any], ids: list[list[int]]) -> Asked:
-    """The question whose prompts have these ids."""
+    """The question whose prompts have these ids; of multiple choice the bare question's, too, where
+    an option begins with another whole one."""
     if kind == "multiple_choice":
-        *options, bare = ids
-        return Asked(_options(options, bare), int(row["gold"]))
+        return Asked(_options(ids, len(row["choices"])), int(row["gold"]))
     if kind == "schema":
         ends = common([x[::-1] for x in ids])
         return Asked([Span(x, max(len(x) - ends, 1), len(x)) for x in ids], int(row["gold"]))
-    whole, bare = ids
+    whole = ids[0]
     # Where the last token of the prompt merges with the continuation's first, both are scored.
     return Asked([Span(whole, max(common(ids), 1), len(whole))], None)
 
@@ -113,17 +113,26 @@ def questions(
         prompts(kind, row, [rows[j] for j in shots(i, len(rows), worked)], delimiter)
         for i, row in enumerate(rows)
     ]
-    ids = iter(encode([t for each in texts for t in each]))
-    return [
-        asked(kind, row, [next(ids) for _ in each]) for row, each in zip(rows, texts, strict=True)
-    ]
+    last = -1 if kind == "multiple_choice" else None
+    found = iter(encode([t for each in texts for t in each[:last]]))
+    ids = [[next(found) for _ in each[:last]] for each in texts]
+    if kind == "multiple_choice":
+        short = [i for i, own in enumerate(ids) if _within(own)]
+        bare = encode([texts[i][-1] for i in short]) if short else []
+        for i, own in zip(short, bare, strict=True):
+            ids[i].append(own)
+    return [asked(kind, row, own) for row, own in zip(rows, ids, strict=True)]
 
 
-def _options(ids: list[list[int]], bare: list[int]) -> list[Span]:
+def _within(ids: list[list[int]]) -> bool:
+    """Whether one of the options begins with another whole one."""
+    return min(map(len, ids)) == common(ids)
+
+
+def _options(ids: list[list[int]], count: int) -> list[Span]:
     """Options are scored from where they part.  Where one begins with another whole one, there is
     nothing of that to score (nanochat then takes the mean of nothing): all are scored from the end
     of the question."""
-    start = common(ids)
-    if any(len(x) == start for x in ids):
-        start = common([*ids, bare])
-    return [Span(x, max(start, 1), len(x)) for x in ids]
+    options = ids[:count]
+    start = common(ids if _within(options) else options)
+    return [Span(x, max(start, 1), len(x)) for x in options]

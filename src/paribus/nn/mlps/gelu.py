@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 from msgspec import Meta
 
 from paribus.contracts import Dims, Mlp, P
-from paribus.lazy import F
-from paribus.nn.linear import linear
+from paribus.lazy import F, torch
+from paribus.nn.linear import linear, on_gpu
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,5 +43,10 @@ class Gelu(Mlp, frozen=True, kw_only=True):
 
     def forward(self, p: Mapping[str, Tensor], x_EBTD: Tensor) -> Tensor:
         h = linear(x_EBTD, p["up"], p.get("up_bias"))
-        h = F.gelu(h, approximate="none" if self.exact else "tanh")
+        if on_gpu(h) and torch.compiler.is_compiling() and not self.exact:
+            from paribus.nn._cuda import gelu
+
+            h = gelu(h)
+        else:
+            h = F.gelu(h, approximate="none" if self.exact else "tanh")
         return linear(h, p["down"], p.get("down_bias"))
