@@ -5,8 +5,8 @@ in the same run; and what a mask by predicate costs beside the causal one.
         [--peers plain,hf] [--steps 5] [--tiny] [--write FOLDER]
 
 124m: GPT-2 small (vocabulary 50,304 on all sides: multiples of 64 are what a careful peer takes),
-rows of 1,024, 32 rows a step.  d20: 20 layers of 1,280, RoPE, QK-norm, squared ReLU, vocabulary
-65,536, rows of 2,048 or 8,192, 32,768 tokens a step.  bf16, AdamW.  MFU: operations of the model
+rows of 1,024, 32 rows a step.  d20: nanochat's model of depth 20 (561 M), rows of 2,048 or 8,192,
+32,768 tokens a step.  bf16, AdamW.  MFU: operations of the model
 (3 x forward, causal scores counted by what is read) over 989 TFLOP/s; on other devices of no use.
 """
 
@@ -29,8 +29,6 @@ from paribus import (
     corpora,
     init,
     masks,
-    mlps,
-    norms,
     optim,
     positions,
     presets,
@@ -73,10 +71,7 @@ def spec(case: Case, device: str, mask: Any) -> Spec:
         position = positions.learned(length=s.length)
         model = presets.gpt2(position=position, vocab=s.vocab, mask=mask, **sizes)
     else:
-        rms = norms.rmsnorm(eps=1e-6)
-        model = presets.llama(
-            mlp=mlps.relu2(ratio=4.0), q_norm=rms, k_norm=rms, vocab=s.vocab, mask=mask, **sizes
-        )
+        model = presets.nanochat(s.layers, vocab=s.vocab, mask=mask, **sizes)
     task = tasks.lm(corpus=corpora.stdlib(), tokenizer=tokenizers.bytes(), length=s.length)
     return resolve(
         Spec(

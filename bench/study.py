@@ -2,12 +2,14 @@
 step of a worker, fresh and warm, and the same trainings on one device and on two.
 
     python bench/study.py [--gpus 0,1] [--trials 96] [--stack 12] [--steps 3000] [--out FILE.json]
+        [--runs cold,warm,1,2] [--home FOLDER]
     python bench/study.py --device cpu --trials 4 --stack 1 --steps 40 --width 32      to try it
 
 Trials are small models that copy, in stacks of one shape.  Runs, each a `paribus run` of its own:
 cold (an empty home: everything is compiled), warm (more trials of the shape, the home's compiled
 code is there), then on each of one and two devices the same number of new trials in a warm home.
-First steps are seen as they stand in the logs, every 10 ms.
+With --runs some of them, in a home that is kept: on a host of several GPUs, copies of one warm home
+may go on side by side.  First steps are seen as they stand in the logs, every 10 ms.
 """
 
 from __future__ import annotations
@@ -96,6 +98,8 @@ def main() -> None:
     p.add_argument("--steps", type=int, default=3000)
     p.add_argument("--width", type=int, default=256)
     p.add_argument("--out", type=Path)
+    p.add_argument("--runs", default="cold,warm,1,2")
+    p.add_argument("--home", type=Path, help="where trials are kept; default: thrown away")
     o = p.parse_args()
     import torch
 
@@ -106,17 +110,18 @@ def main() -> None:
             return ["--device", "cpu", "--workers", str(n)]
         return ["--gpus", ",".join(gpus[:n])]
 
-    numbers = [1, 2] if o.device == "cpu" or len(gpus) > 1 else [1]
+    several = o.device == "cpu" or len(gpus) > 1
+    wanted = [x for x in o.runs.split(",") if x != "2" or several]
     found: dict[str, Any] = {}
     few = max(1, o.stack // 2)  # seeds of one stack: there are two learning rates
     with tempfile.TemporaryDirectory() as folder:
-        home = Path(folder) / "runs"
-        found["cold"] = run(home, few, on(1), o)
-        found["warm"] = run(home, 3 * few, on(1), o)
-        seeds = 3 * few
-        for n in numbers:
-            seeds += o.trials // 2
-            found[f"on {n}"] = run(home, seeds, on(n), o)
+        home = (o.home or Path(folder)) / "runs"
+        home.parent.mkdir(parents=True, exist_ok=True)
+        for what in wanted:
+            there = len(list((home / "trials").glob("*")))
+            more = {"cold": 2 * few, "warm": 4 * few}.get(what, o.trials)
+            name = what if what in ("cold", "warm") else f"on {what}"
+            found[name] = run(home, (there + more) // 2, on(int(what) if what in "12" else 1), o)
     head = {
         "date": datetime.now(UTC).date().isoformat(),
         "device": torch.cuda.get_device_name(0) if o.device == "cuda" else platform.machine(),
@@ -131,7 +136,7 @@ def main() -> None:
         later = r["starts"][1:]
         said = f"{statistics.median(later):.2f} … {max(later):.2f}" if later else "–"
         print(f"{name:8} {r['trials']:6} {r['seconds']:8.1f} {r['first_step']:11.2f} {said:>24}")
-    if len(numbers) > 1:
+    if {"on 1", "on 2"} <= found.keys():
         print(
             f"two devices: {found['on 1']['seconds'] / found['on 2']['seconds']:.2f} times as fast"
         )
