@@ -38,6 +38,7 @@ def cropped(span: Span, limit: int | None) -> Span:
 
 def common(rows: Sequence[Sequence[int]]) -> int:
     """Tokens that all rows begin with."""
+    rows = [r if isinstance(r, list) else list(r) for r in rows]
     first = rows[0]
     low, high = 0, min(map(len, rows))
     while low < high:  # by halves: whole stretches are compared at once, not token by token
