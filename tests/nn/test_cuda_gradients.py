@@ -38,6 +38,12 @@ def test_a_product_is_differentiable_and_its_weight_gradient_lies_as_the_weight(
     assert torch.allclose(dx, w.sum(1, keepdim=True).expand_as(dx))
 
 
+def test_a_product_of_one_trial() -> None:
+    x, w, b = made((1, 7, 5), (1, 4, 5), (1, 4))
+    assert torch.autograd.gradcheck(Product.apply, (x, w, b))
+    assert torch.allclose(Product.apply(x, w, b), x @ w.mT + b[:, None])
+
+
 def test_cross_entropy() -> None:
     (z,) = made((6, 9))
     found = Surprisal.apply(z, TARGETS)

@@ -32,8 +32,11 @@ class Product(torch.autograd.Function):
     def forward(ctx: Any, x_END: Tensor, w_EFD: Tensor, b_EF: Tensor | None) -> Tensor:
         ctx.save_for_backward(x_END, w_EFD)
         ctx.biased = b_EF is not None
-        y_ENF = torch.bmm(x_END, w_EFD.mT)
-        return y_ENF if b_EF is None else y_ENF + b_EF.unsqueeze(1)
+        if b_EF is None:
+            return torch.bmm(x_END, w_EFD.mT)
+        if len(w_EFD) == 1:  # a product of one trial adds it as it writes; of several none does
+            return torch.addmm(b_EF[0], x_END[0], w_EFD[0].mT)[None]
+        return torch.bmm(x_END, w_EFD.mT) + b_EF.unsqueeze(1)
 
     @staticmethod
     def backward(ctx: Any, g_ENF: Tensor) -> tuple[Tensor | None, ...]:
