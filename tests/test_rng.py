@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from scipy import special, stats
 
 from paribus import rng
@@ -33,6 +34,18 @@ def test_rows_do_not_depend_on_the_range_that_is_drawn() -> None:
     for i, j in ((0, 1), (13, 29), (49, 50), (20, 20)):
         assert np.array_equal(s.rows(range(i, j), 7), whole[i:j])
     assert np.array_equal(s.words(40)[11:23], s.words(12, start=11))
+
+
+@pytest.mark.parametrize("per_row", [1, 4, 28, 253])
+@pytest.mark.parametrize("rows", [range(5), range(7, 40), range(2**40, 2**40 + 3)], ids=str)
+def test_rows_of_several_streams_side_by_side(rows: range, per_row: int) -> None:
+    """As numpy draws them, and as a device draws them."""
+    streams = [Stream(seed, "order", seed) for seed in (3, 1, 2)]
+    found = rng.side_by_side(streams, rows, per_row, "cpu")
+    want = np.concatenate([s.rows(rows, per_row) for s in streams]).T
+    assert np.array_equal(found.numpy().view(np.uint64), want)
+    there = rng.philox([s.key for s in streams], rows, per_row, "cpu")
+    assert torch.equal(there, found)
 
 
 def test_keys_are_apart() -> None:

@@ -414,6 +414,10 @@ class Source:
         """Training rows; ``rows`` are global: row r of the run, step · rows per step + i."""
         raise NotImplementedError
 
+    def expect(self, seeds: Sequence[int], rows: range) -> None:
+        """``batch`` is about to be asked for these rows of each of these seeds: a source may draw
+        them together, which is cheaper on a GPU.  Whether it was told changes no row."""
+
     def examples(self, i: int, j: int) -> dict[str, Tensor]:
         """Evaluation examples i … j − 1, the same for every trial."""
         raise NotImplementedError

@@ -170,6 +170,17 @@ MICRO = TASK.replace(
     "        rolls = torch.from_numpy(words).view(8, len(rows)).T.contiguous()",
 )
 
+TOLD = TASK.replace(
+    "rolls = torch.randint(0, 6, (len(rows), 8))",
+    "from paribus.rng import Stream, integers\n"
+    "        words = Stream(seed + self.told, 'dice').rows(rows, 8)\n"
+    "        rolls = torch.from_numpy(integers(words, 6))",
+).replace(
+    "    size = 16\n",
+    "    size = 16\n    told = 0\n\n"
+    "    def expect(self, seeds, rows):\n        self.told = len(seeds)\n",
+)
+
 HEAVY = MASK.replace("+ 1", "").replace(
     "from paribus.contracts", "import torch\nfrom paribus.contracts"
 )
@@ -253,6 +264,7 @@ BROKEN = {
     "masks/wide": (PROMISE, "promise", "query 8, key 0"),
     "optim/first": (OPTIM, "stack", "read stackable fields from v"),
     "tasks/micro": (MICRO, "rows", "global row"),
+    "tasks/told": (TOLD, "rows", "after expect("),
     "positions/single": (SINGLE, "tables", "compute it in float64"),
     "positions/endless": (ENDLESS, "limit", "takes token 24"),
     "optim/decays": (DECAYS, "decay", "declared with decay=False"),

@@ -50,8 +50,8 @@ class ByHeart(type(joins.task())):  # type: ignore[misc]
 
 
 class Flipped(Questions):
-    def _told(self, schemas: Schemas) -> dict[str, torch.Tensor]:
-        told = super()._told(schemas)
+    def told(self, schemas: Schemas) -> dict[str, torch.Tensor]:
+        told = super().told(schemas)
         coins = [key(3, row.tobytes().hex()) % 2 for row in told["ids"].numpy()]
         return {**told, "targets": torch.tensor(coins).float()}
 

@@ -107,7 +107,7 @@ def _determinism(part: Any, bench: Bench) -> str:
 
 
 def _rows(part: Any, bench: Bench) -> str:
-    """Row r is the same however a batch is cut."""
+    """Row r is the same however a batch is cut, and whether or not the source was told."""
     source = _open(part, bench)
     whole = source.batch(5, 1, range(8, 16))
     cut = _join(source.batch(5, 1, range(8, 12)), source.batch(5, 1, range(12, 16)))
@@ -115,6 +115,13 @@ def _rows(part: Any, bench: Bench) -> str:
         raise Broken(
             f"{key} of rows 8 … 15 differ from those of 8 … 11 and 12 … 15: halving a micro-batch "
             "would change the data; number draws by global row: rng.Stream(…).rows(rows, n)"
+        )
+    told = _open(part, bench)
+    told.expect([6, 5], range(8, 16))
+    if (key := _same(whole, told.batch(5, 1, range(8, 16)))) is not None:
+        raise Broken(
+            f"{key} of rows 8 … 15 differ after expect([6, 5], …) of the same rows: it may draw "
+            "them beforehand, as batch() would, and nothing else"
         )
     if any(len(t) != 8 and not _alike(k, t) for k, t in whole.items()):
         raise Broken("a batch of 8 rows has a tensor of another first axis")

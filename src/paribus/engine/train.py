@@ -206,6 +206,8 @@ class Trainer:
     def _batch(self, local: int, rows: range) -> dict[str, Tensor]:
         start = local * self.budget.rows
         spread = range(start + rows.start, start + rows.stop)
+        for source in dict.fromkeys(source for source, _ in self.sources):
+            source.expect([seed for own, seed in self.sources if own is source], spread)
         drawn: dict[int, dict[str, Tensor]] = {}  # arms of one seed read the same
         for n, (source, seed), m in zip(self.draws, self.sources, self.members, strict=True):
             if n not in drawn:

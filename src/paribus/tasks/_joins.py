@@ -22,7 +22,18 @@ from paribus.lazy import numpy as np
 from paribus.lazy import torch
 from paribus.moving import moved
 from paribus.rng import Stream, integers
-from paribus.tasks._schemas import ABSENT, UNCONNECTED, Drawn, Law, Schemas, file_of, read, words
+from paribus.tasks._schemas import (
+    ABSENT,
+    BLOCK,
+    UNCONNECTED,
+    Block,
+    Law,
+    Schemas,
+    drawn,
+    file_of,
+    read,
+    words,
+)
 from paribus.text import paths
 
 if TYPE_CHECKING:
@@ -136,7 +147,8 @@ def places(V: int, C: int, device: Any, more: int = 0) -> dict[str, Tensor]:
 @lru_cache(8)
 def _listed(law: Law, split: str, n: int, device: str) -> Schemas:
     """The first n examples of a split, drawn once a process."""
-    return Drawn(law, (law.data_seed, "connectivity", split), device).rows(range(n))
+    key = (law.data_seed, "connectivity", split)
+    return drawn(law, [Block(key, b) for b in range(-(-n // BLOCK))], device)[:n]
 
 
 @lru_cache(8)
@@ -144,6 +156,11 @@ def _duplicates(law: Law, split: str, n: int, trained: int, device: str) -> floa
     """The share of a split's first n questions that are among the training examples, too."""
     known = set(_bytes(tokens(_listed(law, "train", trained, device))))
     return sum(row in known for row in _bytes(tokens(_listed(law, split, n, device)))) / n
+
+
+def _blocks(rows: range) -> range:
+    """Numbers of the blocks that rows are of."""
+    return range(rows.start // BLOCK, max(rows.start, rows.stop - 1) // BLOCK + 1)
 
 
 class Listed(Source):
@@ -158,7 +175,7 @@ class Listed(Source):
         self.task, self.split, self.device, self.more = task, split, device, more
         self.places = places(task.V, task.C, device, more)
         self._law = task.law()
-        self._fresh: dict[int, Drawn] = {}
+        self._fresh: dict[tuple[int, int], dict[str, Tensor]] = {}  # of a seed and a block
 
     def told(self, schemas: Schemas) -> dict[str, Tensor]:
         """Rows of questions, first axis n, as they are kept."""
@@ -180,16 +197,39 @@ class Listed(Source):
     def _rows(self) -> dict[str, Tensor]:
         return self.told(self.list)
 
+    def expect(self, seeds: Sequence[int], rows: range) -> None:
+        if self.task.examples is not None:
+            return
+        wanted = {(seed, b) for seed in seeds for b in _blocks(rows)}
+        self._fresh = {k: t for k, t in self._fresh.items() if k in wanted or k[0] not in seeds}
+        new = sorted(wanted - self._fresh.keys())
+        if not new:
+            return
+        blocks = [Block((seed, "connectivity", "fresh"), b) for seed, b in new]
+        told = self.told(drawn(self._law, blocks, self.device))
+        for i, k in enumerate(new):
+            own = slice(i * BLOCK, (i + 1) * BLOCK)
+            self._fresh[k] = {name: t[own] for name, t in told.items()}
+
     def trained(self, seed: int, rows: range) -> dict[str, Tensor]:
         """Training rows as they are kept."""
         if self.task.examples is None:
-            drawn = self._fresh.setdefault(
-                seed, Drawn(self._law, (seed, "connectivity", "fresh"), self.device)
-            )
-            return self.told(drawn.rows(rows))
+            return self._new(seed, rows)
         chosen = integers(Stream(seed, "examples").rows(rows, 1)[:, 0], self.task.examples)
         at = moved(chosen, self.device)
         return {name: t[at] for name, t in self._rows.items()}
+
+    def _new(self, seed: int, rows: range) -> dict[str, Tensor]:
+        blocks = _blocks(rows)
+        if any((seed, b) not in self._fresh for b in blocks):
+            self.expect([seed], rows)
+        pieces = []
+        for b in blocks:
+            own = slice(max(rows.start - b * BLOCK, 0), rows.stop - b * BLOCK)
+            pieces.append({name: t[own] for name, t in self._fresh[seed, b].items()})
+        if len(pieces) == 1:
+            return pieces[0]
+        return {name: torch.cat([p[name] for p in pieces]) for name in pieces[0]}
 
     def judged(self, i: int, j: int) -> dict[str, Tensor]:
         """Examples as they are kept."""

@@ -13,14 +13,15 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations, product
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from paribus.errors import SpecError
 from paribus.lazy import numpy as np
 from paribus.lazy import torch
-from paribus.rng import Stream
+from paribus.moving import moved
+from paribus.rng import Stream, side_by_side
 from paribus.text import paths
 
 if TYPE_CHECKING:
@@ -29,7 +30,9 @@ if TYPE_CHECKING:
 ABSENT, UNCONNECTED = -2, -1  # in the place of a number of joins
 GOLDEN = (5**0.5 - 1) / 2
 BLOCK = 1024  # examples that are drawn together
-AT_ONCE = 8192  # candidates that are looked at together: what they take stays in a core's cache
+# Numbers of the candidates that are looked at together: what they take stays in a core's cache, or
+# keeps a GPU busy, on which a pass over few takes as long as one over many.
+ON_CPU, ON_GPU = 1 << 18, 1 << 24
 PATIENCE = 1 << 22  # candidates for a block of examples before it is given up
 
 
@@ -87,6 +90,8 @@ class Schemas:
 
 
 def joined(pieces: Sequence[Schemas]) -> Schemas:
+    if len(pieces) == 1:
+        return pieces[0]
     each = ((p.cols, p.asked, p.hops) for p in pieces)
     return Schemas(*(torch.cat(t, -1) for t in zip(*each, strict=True)))
 
@@ -115,11 +120,17 @@ def tables(words: Tensor, V: int, C: int, density: float) -> tuple[Tensor, Tenso
     words = words.T.contiguous()
     cols = below(words[pairs : pairs + V * C], V * C).to(torch.int16).view(V, C, -1)
     cols = torch.cat([cols, cols[:, :1]], 1)  # a place more, where copies go that no edge makes
-    edges = ((words[:pairs] >> 32) & 0xFFFFFFFF) < round(density * 2**32)
-    for bits, edge, (u, v) in zip(words, edges, combinations(range(V), 2), strict=False):
-        gives, takes = ((b & 0xFFFF) * C >> 16 for b in (bits >> 16, bits))
-        takes = torch.where(edge, takes, C)
-        cols[v].scatter_(0, takes[None], cols[u].gather(0, gives[None]))
+    bits = words[:pairs]
+    edges = ((bits >> 32) & 0xFFFFFFFF) < round(density * 2**32)
+    gives, takes = ((b & 0xFFFF).int() * C >> 16 for b in (bits >> 16, bits))
+    takes += (C - takes) * ~edges  # as where(): that takes a processor ten times as long
+    gives, takes = gives.long(), takes.long()
+    done = 0
+    for u in range(V - 1):
+        # The edges of u at once: no later one changes u, and each changes a table of its own.
+        own = slice(done, done + V - 1 - u)
+        cols[u + 1 :].scatter_(1, takes[own, None], cols[u].gather(0, gives[own])[:, None])
+        done = own.stop
     return cols[:, :C], edges
 
 
@@ -135,19 +146,37 @@ def shared(cols: Tensor) -> Tensor:
     return found
 
 
+def sets(columns: Tensor, words: int) -> Tensor:
+    """int64 [words,…]: a set of each column alone, as bits of so many words."""
+    word, bit = columns.long() // 63, torch.ones_like(columns, dtype=torch.int64)
+    bit <<= columns.long() - word * 63
+    return torch.stack([bit * (word == w) for w in range(words)])
+
+
+def united(parts: Tensor) -> Tensor:
+    """[words,n]: of sets [words,m,n] the union of all m."""
+    while (m := parts.shape[1]) > 1:
+        half = parts[:, : m // 2] | parts[:, m // 2 : m // 2 * 2]
+        parts = torch.cat([half, parts[:, -1:]], 1) if m % 2 else half
+    return parts[:, 0]
+
+
 def hops(cols: Tensor, asked: Tensor) -> Tensor:
     """int64 [n]: joins on the shortest chain, UNCONNECTED or ABSENT; cols [V,C,n], asked [2,n]."""
-    first, last = ((cols == q).any(1) for q in asked)  # [V,n]
-    joins = shared(cols)
-    out = torch.full_like(asked[0], UNCONNECTED, dtype=torch.int64)
-    out = torch.where(first.any(0) & last.any(0), out, ABSENT)
-    for h in range(len(cols)):
-        out = torch.where((out == UNCONNECTED) & (first & last).any(0), h, out)
-        further = _joined_once(joins, first)
-        if torch.equal(further, first):
+    # Sets of columns: what a join reaches takes V steps, of pairs of tables it would take V².
+    words = int(torch.maximum(cols.max(), asked.max())) // 63 + 1
+    own = united(sets(cols.transpose(0, 1), words))  # [words,V,n]
+    reach, goal = sets(asked, words).unbind(1)
+    present = (united(own) & reach).any(0) & (united(own) & goal).any(0)
+    out = torch.zeros_like(reach[0])
+    for _ in range(len(cols)):
+        further = united(own * (own & reach[:, None]).any(0))
+        found = (further & goal).any(0)
+        out += ~found
+        if torch.equal(further, reach):
             break
-        first = further
-    return out
+        reach = further
+    return torch.where(present, torch.where(found, out, UNCONNECTED), ABSENT)
 
 
 def _joined_once(joins: Tensor, first: Tensor) -> Tensor:
@@ -222,82 +251,129 @@ def chosen(pairs: Tensor, words: Tensor) -> Tensor:
 # ── example k ───────────────────────────────────────────────────────────────────────────────
 
 
-class Drawn:
-    """Examples by number: k is a function of the law, the key and k alone.
+class Block(NamedTuple):
+    """BLOCK examples of a list, from number · BLOCK on.
 
-    Blocks of examples are drawn together.  Each kind of example (see ``kinds``) has candidates of
-    its own, numbered; those that will do are taken in order.
-
-    Args:
+    Attributes:
         key: what tells one list from another: a seed, a purpose …
     """
 
-    def __init__(self, law: Law, key: tuple[int, str, str], device: Any) -> None:
-        self.law, self.key, self.device = law, key, device
-        self._kept: dict[int, Schemas] = {}
+    key: tuple[int, str, str]
+    number: int
 
-    def rows(self, rows: range) -> Schemas:
-        """Examples of these numbers."""
-        if not len(rows):
-            return self._block(0)[:0]
-        first, last = rows.start // BLOCK, (rows.stop - 1) // BLOCK
-        self._kept = {b: s for b, s in self._kept.items() if first <= b <= last}
-        pieces = []
-        for b in range(first, last + 1):
-            if b not in self._kept:
-                self._kept[b] = self._block(b)
-            at = slice(max(rows.start - b * BLOCK, 0), min(rows.stop - b * BLOCK, BLOCK))
-            pieces.append(self._kept[b][at])
-        return pieces[0] if len(pieces) == 1 else joined(pieces)
 
-    def _block(self, b: int) -> Schemas:
-        kinds = self.law.kinds(BLOCK)
-        found = [(at, self._kind(b, h, at)) for h, at in kinds.items()]
-        if len(found) == 1:
-            return found[0][1]
-        order = np.argsort(np.concatenate([at for at, _ in found]), kind="stable")
-        return joined([s for _, s in found])[torch.from_numpy(order).to(self.device)]
+def drawn(law: Law, blocks: Sequence[Block], device: Any) -> Schemas:
+    """The examples of these blocks, one block after another.
 
-    def _kind(self, b: int, h: int | None, at: Any) -> Schemas:
-        """The examples of block b that are of one kind; ``at``: their places in the block."""
-        V, C, taken = self.law.V, self.law.C, 0
-        out: list[Schemas] = []
-        size, start = min(AT_ONCE, 2 * len(at)), 0
-        seed, purpose, split = self.key
-        stream = Stream(seed, purpose, split, self.law.mode, V, C, b, -1 if h is None else h)
-        while taken < len(at):
-            if start >= PATIENCE:
-                raise SpecError(
-                    f"task: of {start:,} schemas with V={V}, C={C}, "
-                    f"density={self.law.density}, {taken} will do for mode "
-                    f'"{self.law.mode}"' + (f" with pairs {h} joins apart" if h else "")
-                    + "; take another mode, density or hops"
-                )  # fmt: skip
-            words = stream.rows(range(start, start + size), words_of(V, C)).view(np.int64)
-            cand = torch.from_numpy(words.copy()).to(self.device)
-            found = self._candidates(cand, h, at[taken:])
-            out.append(found[: len(at) - taken])
-            taken += len(out[-1])
-            start, size = start + size, AT_ONCE
-        return joined(out)
+    An example is a function of the law, its list's key and its number alone.  Each kind of example
+    of a block (see ``kinds``) has candidates of its own, numbered; those that will do are taken in
+    order.  How many blocks and candidates are looked at together changes nothing.
+    """
+    each = words_of(law.V, law.C)
+    if law.mode == "balanced":
+        each = max(each, (law.V * law.C) ** 2 // 8)  # pairs of columns, in few of the candidates
+    numbers = ON_CPU if torch.device(device).type == "cpu" else ON_GPU
+    limit = max(BLOCK, numbers // each)
+    some = limit // BLOCK
+    groups = [blocks[i : i + some] for i in range(0, len(blocks), some)]
+    return joined([_together(law, group, limit, device) for group in groups])
 
-    def _candidates(self, words: Tensor, h: int | None, at: Any) -> Schemas:
-        """Those of a kind among the schemas that the words draw."""
-        V, C = self.law.V, self.law.C
-        cols, _ = tables(words, V, C, self.law.density)
-        if h is None:
-            asked = below(words[:, -3:-1].T, V * C).to(torch.int16)
-            found = Schemas(cols, asked, hops(cols, asked))
-            return found[found.present] if self.law.mode == "both" else found
-        # Both answers must be possible in every schema: what is asked decides, not the schema.
-        some = divided(cols).nonzero()[:, 0]
-        cols, words = cols[..., some], words[some]
-        near, apart = eligible(cols, h)
-        will_do = (near.flatten(1).any(1) & apart.flatten(1).any(1)).nonzero()[: len(at), 0]
-        cols, near, apart, words = cols[..., will_do], near[will_do], apart[will_do], words[will_do]
-        yes = torch.from_numpy(at[: len(will_do)] % 2 == 0).to(self.device)
-        asked = chosen(torch.where(yes[:, None, None], near, apart), words[:, -1])
-        return Schemas(cols, asked, torch.where(yes, h, UNCONNECTED))
+
+def _together(law: Law, blocks: Sequence[Block], limit: int, device: Any) -> Schemas:
+    kinds = law.kinds(BLOCK)
+    found = joined([_of_kind(law, blocks, h, at, limit, device) for h, at in kinds.items()])
+    if len(kinds) == 1:
+        return found
+    first = np.arange(len(blocks))[:, None] * BLOCK
+    places = np.concatenate([(first + at).ravel() for at in kinds.values()])
+    return found[moved(np.argsort(places), device)]
+
+
+def _of_kind(
+    law: Law, blocks: Sequence[Block], h: int | None, at: Any, limit: int, device: Any
+) -> Schemas:
+    """The examples of one kind, block after block.
+
+    Args:
+        at: their places in each block.
+        limit: candidates that are looked at together.
+    """
+    V, C, kind = law.V, law.C, -1 if h is None else h
+    streams = [Stream(*key, law.mode, V, C, number, kind) for key, number in blocks]
+    lacking = np.full(len(blocks), len(at))
+    pieces: list[tuple[Tensor, Tensor]] = []
+    owners: list[Any] = []  # the blocks of what is found
+    start, looked, size = 0, 0, 2 * len(at)
+    # Candidates were once looked at by 8192: what was refused then is what is refused now.
+    end = PATIENCE + (size - PATIENCE) % 8192
+    while lacking.any():
+        if start >= end:
+            raise SpecError(
+                f"task: of {start:,} schemas with V={V}, C={C}, "
+                f"density={law.density}, {len(at) - lacking.max()} will do for mode "
+                f'"{law.mode}"' + (f" with pairs {h} joins apart" if h else "")
+                + "; take another mode, density or hops"
+            )  # fmt: skip
+        some = np.flatnonzero(lacking)
+        most = len(at) if law.mode == "published" else size  # any will do
+        size = min(most, limit // len(some), end - start)
+        rows = range(start, start + size)
+        words = side_by_side([streams[i] for i in some], rows, words_of(V, C), device)
+        cols, asked, counts = _candidates(law, words, h, at, lacking[some])
+        pieces.append((cols, asked))
+        owners.append(np.repeat(some, counts))
+        lacking[some] -= counts
+        start, looked = start + size, looked + size * len(some)
+        # As many more as should do, by the share of those that did.
+        share = max(1, len(at) * len(blocks) - lacking.sum()) / looked
+        size = int((lacking.max() + 4 * lacking.max() ** 0.5) / share) + 1
+        if size > limit and len(blocks) > 1 and lacking.any():
+            # So few will do that one block fills the passes; if it is refused, that is soon known.
+            return joined([_of_kind(law, [b], h, at, limit, device) for b in blocks])
+    cols, asked = (torch.cat(t, -1) for t in zip(*pieces, strict=True))
+    if len(pieces) > 1:
+        order = moved(np.argsort(np.concatenate(owners), kind="stable"), device)
+        cols, asked = cols[..., order], asked[:, order]
+    if h is None:
+        return Schemas(cols, asked, hops(cols, asked))
+    told = np.tile(np.where(at % 2 == 0, h, UNCONNECTED), len(blocks))
+    return Schemas(cols, asked, moved(told, device))
+
+
+def _candidates(
+    law: Law, words: Tensor, h: int | None, at: Any, lacking: Any
+) -> tuple[Tensor, Tensor, Any]:
+    """Of the schemas that the words [words,n] draw for each block those that will do, block after
+    block, at most as many as it lacks: their cols and asked, and how many of each block they are.
+    """
+    V, C = law.V, law.C
+    cols, _ = tables(words.T, V, C, law.density)
+    if h is None:
+        asked = below(words[-3:-1], V * C).to(torch.int16)
+        if law.mode == "published":
+            return cols, asked, lacking
+        first, last = ((cols == q).any(1).any(0) for q in asked)
+        places, counts = _first(first & last, lacking)
+        return cols[..., places], asked[:, places], counts
+    # Both answers must be possible in every schema: what is asked decides, not the schema.
+    some = divided(cols).nonzero()[:, 0]
+    near, apart = eligible(cols[..., some], h)
+    will_do = torch.zeros_like(words[0], dtype=torch.bool)
+    will_do[some] = near.flatten(1).any(1) & apart.flatten(1).any(1)
+    places, counts = _first(will_do, lacking)
+    # Their places are the last ones, of those that each block lacks the first.
+    last = [np.arange(n) - left for n, left in zip(counts, lacking, strict=True)]
+    yes = moved(at[np.concatenate(last)] % 2 == 0, words.device)[:, None, None]
+    own = torch.searchsorted(some, places)
+    asked = chosen(torch.where(yes, near[own], apart[own]), words[-1, places])
+    return cols[..., places], asked, counts
+
+
+def _first(will_do: Tensor, lacking: Any) -> tuple[Tensor, Any]:
+    """Places of the first that will do of each block's, as many as it lacks; how many of each."""
+    own = will_do.view(len(lacking), -1)
+    own = own & (own.cumsum(1) <= moved(lacking, own.device)[:, None])
+    return own.flatten().nonzero()[:, 0], own.sum(1).cpu().numpy()
 
 
 # ── schemas written by hand ─────────────────────────────────────────────────────────────────
