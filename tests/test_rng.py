@@ -76,3 +76,22 @@ def test_integers_stay_inside(high: int) -> None:
     drawn = rng.integers(np.array([0, 2**64 - 1, 2**63], np.uint64), high)
     assert drawn.min() >= 0
     assert drawn.max() < high
+
+
+@pytest.mark.parametrize("n", [1, 1000, 70_003])
+def test_a_device_draws_the_numbers_of_a_processor(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rng, "AT_ONCE", 1 << 14)
+    # Torch's root on a CPU is not always the nearest number; that of a GPU is.
+    root = lambda t: torch.from_numpy(np.sqrt(t.numpy()))  # noqa: E731
+    monkeypatch.setattr(rng.torch, "sqrt", root)
+    streams = [Stream(seed, "init", "head") for seed in (5, 6, 7)]
+    for there, name in ((rng.uniforms, "uniform"), (rng.normals, "normal")):
+        want = np.stack([getattr(s, name)(n) for s in streams])
+        assert np.array_equal(there(streams, n, "cpu").numpy(), want)
+    rng.exact.cache_clear()
+    assert rng.exact("cpu")
+    monkeypatch.setattr(rng.torch, "sqrt", lambda t: root(t) * (1 + 2**-52))
+    assert rng.exact("cpu"), "it is looked at once"
+    rng.exact.cache_clear()
+    assert not rng.exact("cpu")
+    rng.exact.cache_clear()

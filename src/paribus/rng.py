@@ -11,8 +11,10 @@ so halving a micro-batch, sharding or stacking changes nothing.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -134,6 +136,44 @@ def philox(keys: Sequence[int], rows: range, per_row: int, device: Any) -> Tenso
     return words.reshape(4 * blocks, len(keys) * n)[:per_row]
 
 
+AT_ONCE = 1 << 22  # numbers of all streams that a device draws together; a multiple of four
+
+
+def uniforms(streams: Sequence[Stream], n: int, device: Any) -> Tensor:
+    """The first ``n`` uniforms of each stream, drawn on a GPU: float64 [streams, n]."""
+    each = max(4, AT_ONCE // len(streams) // 4 * 4)
+    out = torch.empty(len(streams), n, dtype=torch.float64, device=device)
+    for i in range(0, n, each):
+        words = philox([s.key for s in streams], range(i // each, i // each + 1), each, device)
+        upper = words[: n - i].T >> 11 & (1 << 53) - 1
+        out[:, i : i + each] = (upper.to(torch.float64) + 0.5) * 2.0**-53
+    return out
+
+
+def normals(streams: Sequence[Stream], n: int, device: Any) -> Tensor:
+    """The first ``n`` standard normals of each stream, drawn on a GPU: float64 [streams, n]."""
+    out = uniforms(streams, n, device)
+    each = max(1, AT_ONCE // len(streams))
+    for i in range(0, n, each):
+        u = out[:, i : i + each]
+        q = u - 0.5
+        r = torch.sqrt(-_log(torch.minimum(u, 1.0 - u), torch))
+        w = torch.where(r <= 5.0, _ratio(r - 1.6, _NEAR, torch), _ratio(r - 5.0, _FAR, torch))
+        near = q * _ratio(0.180625 - q * q, _CENTRE, torch)
+        out[:, i : i + each] = torch.where(q.abs() > 0.425, torch.where(q < 0, -w, w), near)
+    return out
+
+
+@functools.cache
+def exact(device: str) -> bool:
+    """Whether a device draws the very normals that a processor draws; looked at once."""
+    own = Stream(0, "exact")
+    try:
+        return np.array_equal(normals([own], 1 << 16, device)[0].cpu().numpy(), own.normal(1 << 16))
+    except (RuntimeError, TypeError):  # it has no float64, say
+        return False
+
+
 # ── distributions ───────────────────────────────────────────────────────────────────────────
 
 
@@ -172,8 +212,9 @@ _FAR = (
 )  # fmt: skip
 
 
-def _ratio(x: Floats, coefficients: tuple[tuple[float, ...], tuple[float, ...]]) -> Floats:
-    top, bottom = (np.full_like(x, c[0]) for c in coefficients)
+def _ratio(x: Any, coefficients: tuple[tuple[float, ...], tuple[float, ...]], of: Any = np) -> Any:
+    """Of an array, or of a tensor with ``of`` torch; so is the logarithm."""
+    top, bottom = (of.full_like(x, c[0]) for c in coefficients)
     for a, b in zip(coefficients[0][1:], coefficients[1][1:], strict=True):
         top *= x
         top += a
@@ -183,15 +224,15 @@ def _ratio(x: Floats, coefficients: tuple[tuple[float, ...], tuple[float, ...]])
     return top
 
 
-def _log(x: Floats) -> Floats:
+def _log(x: Any, of: Any = np) -> Any:
     """Natural logarithm by exactly rounded operations: 2·artanh((m − 1)/(m + 1)) + e·ln 2."""
-    m, e = np.frexp(x)
-    low = m < np.sqrt(0.5)
-    m = np.where(low, 2.0 * m, m)
-    e = np.where(low, e - 1, e)
+    m, e = of.frexp(x)
+    low = m < math.sqrt(0.5)
+    m = of.where(low, 2.0 * m, m)
+    e = of.where(low, e - 1, e) * of.ones_like(x)  # float64
     s = (m - 1.0) / (m + 1.0)
     t = s * s
-    total = np.full_like(t, 1.0 / 25.0)
+    total = of.full_like(t, 1.0 / 25.0)
     for k in range(23, 0, -2):
         total *= t
         total += 1.0 / k

@@ -23,6 +23,8 @@ def _stack(outputs):
     """$PLANT stack:n:: no memory for a stack of more than n."""
     import os
 
+    import torch
+
     kind, number, _ = (os.environ.get("PLANT") or "none:0:").split(":")
     if kind == "stack" and outputs.requires_grad and len(outputs) > int(number):
         raise torch.OutOfMemoryError(f"planted: {len(outputs)} trials")
@@ -31,6 +33,8 @@ def _stack(outputs):
 def _plant(step, rows):
     """$PLANT: kind:number:mark; with a mark, only the first time.  $PLANT_RANK: on this one."""
     import os, signal, time
+
+    import torch
 
     kind, number, mark = (os.environ.get("PLANT") or "none:0:").split(":")
     if rank := os.environ.get("PLANT_RANK"):

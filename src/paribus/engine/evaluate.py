@@ -27,7 +27,7 @@ from paribus.spec import Model, Spec, canonical
 from paribus.text.data import Data
 
 TOKENS = 8192  # tokens of a forward pass; fixed, so that a record does not depend on free memory
-WORTH = 2e15  # operations from which on an evaluation is compiled: a GPU's minute of single ones
+WORTH = 5e15  # operations from which on an evaluation is compiled: a minute of a GPU, one by one
 
 
 @dataclass(frozen=True)

@@ -93,8 +93,8 @@ class Net:
     def initial(self, seeds: Sequence[int]) -> dict[str, Tensor]:
         """Parameters [E, …], each drawn by (seed, path)."""
         dtype = torch.float64 if self.compute == torch.float64 else torch.float32
-        p = initialise(self.specs[0].model, [s.init for s in self.specs], seeds, dtype)  # type: ignore[arg-type]
-        return {k: t.to(self.device) for k, t in p.items()}
+        schemes = [s.init for s in self.specs]
+        return initialise(self.specs[0].model, schemes, seeds, dtype, self.device)  # type: ignore[arg-type]
 
     def prepare(
         self, batch: Mapping[str, Tensor], draws: Sequence[int] | None = None

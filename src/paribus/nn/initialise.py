@@ -29,8 +29,10 @@ def initialise(
     init: InitScheme | Sequence[InitScheme],
     seeds: Sequence[int],
     dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
 ) -> dict[str, Tensor]:
-    """Path -> tensor [E, …], one trial a seed; ``init``: of all trials, or one a trial."""
+    """Path -> tensor [E, …], one trial a seed; ``init``: of all trials, or one a trial.  A GPU
+    draws by itself, to the same bits: numbers for a stack took most of the time of its start."""
     dims = numbers(model).dims()
     declared = declare(model)
     schemes = [init] * len(seeds) if isinstance(init, InitScheme) else init
@@ -43,14 +45,23 @@ def initialise(
             first = torch.from_numpy(make(p, dims, first.numpy())).contiguous()
         return first.to(dtype)
 
-    jobs = [(path, *of) for path in declared for of in zip(schemes, seeds, strict=True)]
-    if len(seeds) * sum(prod(p.shape) for p in declared.values()) < MANY:
+    out: dict[str, Tensor] = {}
+    if device.startswith("cuda") and rng.exact(device):
+        for path, p in declared.items():
+            if p.init is not None or all(s.of(p.role).made is None for s in schemes):
+                rules = [rule(p, s, dims, path) for s in schemes]
+                out[path] = _there(rules, p.shape, seeds, path, device).to(dtype)
+    rest = [path for path in declared if path not in out]
+    jobs = [(path, *of) for path in rest for of in zip(schemes, seeds, strict=True)]
+    if len(seeds) * sum(prod(declared[path].shape) for path in rest) < MANY:
         each = [made(*job) for job in jobs]
     else:  # streams know nothing of each other, and numpy lets other threads work
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
             each = list(pool.map(lambda job: made(*job), jobs))
     E = len(seeds)
-    return {path: torch.stack(each[i * E : (i + 1) * E]) for i, path in enumerate(declared)}
+    for i, path in enumerate(rest):
+        out[path] = torch.stack(each[i * E : (i + 1) * E]).to(device)
+    return {path: out[path] for path in declared}
 
 
 def rule(p: P, init: InitScheme, dims: Dims, path: str = "") -> tuple[str, float, float]:
@@ -69,6 +80,30 @@ def rule(p: P, init: InitScheme, dims: Dims, path: str = "") -> tuple[str, float
         return "constant", {"zeros": [0.0], "ones": [1.0], "value": given}[name][0], 0.0
     except (KeyError, ValueError, IndexError):
         raise SpecError(f"{path}: {p.init!r} is no initialisation") from None
+
+
+def _there(
+    rules: Sequence[tuple[str, float, float]],
+    shape: tuple[int, ...],
+    seeds: Sequence[int],
+    path: str,
+    device: str,
+) -> Tensor:
+    """One parameter of all trials in float64, drawn by the device; rules are of one name."""
+    E, n = len(seeds), prod(shape)
+    (name,) = {how[0] for how in rules}
+    a_E1, b_E1 = (
+        torch.tensor(x, dtype=torch.float64, device=device)[:, None]
+        for x in zip(*(how[1:] for how in rules), strict=True)
+    )
+    if name == "constant":
+        return a_E1.expand(E, n).reshape(E, *shape)
+    streams = [rng.Stream(seed, "init", path) for seed in seeds]
+    if name == "normal":
+        flat_En = rng.normals(streams, n, device) * b_E1
+    else:
+        flat_En = a_E1 + (b_E1 - a_E1) * rng.uniforms(streams, n, device)
+    return flat_En.view(E, *shape)
 
 
 def draw(how: tuple[str, float, float], shape: tuple[int, ...], seed: int, path: str) -> Tensor:

@@ -1,0 +1,38 @@
+"""First values drawn by a device against those that a processor draws."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from paribus import init, mlps, presets, rng
+from paribus.nn import initialise as drawing
+from paribus.nn.initialise import initialise
+from paribus.spec import InitScheme
+
+SCHEMES = [init.gpt2(), init.torch_default(), init.orthogonal()]
+
+
+@pytest.mark.parametrize("scheme", SCHEMES, ids=lambda s: s.name)
+def test_a_device_draws_the_same(scheme: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The way of a GPU, on the CPU, whose root is made the nearest number as that of a GPU is."""
+    monkeypatch.setattr(rng.torch, "sqrt", lambda t: torch.from_numpy(np.sqrt(t.numpy())))
+    monkeypatch.setattr(rng, "exact", lambda device: True)
+    there, asked = drawing._there, []
+
+    def here(rules: object, shape: object, seeds: object, path: str, device: str) -> torch.Tensor:
+        asked.append(path)
+        return there(rules, shape, seeds, path, "cpu")  # type: ignore[arg-type]
+
+    monkeypatch.setattr(drawing, "_there", here)
+    monkeypatch.setattr(torch.Tensor, "to", lambda t, x: t if isinstance(x, str) else t.type(x))
+    model = presets.gpt2(width=32, layers=2, heads=4, vocab=50, mlp=mlps.gelu(bias=True))
+    given = model, InitScheme(every=scheme), [3, 1]  # type: ignore[arg-type]
+    found, want = initialise(*given, device="cuda:0"), initialise(*given)
+    assert list(found) == list(want)
+    assert all(torch.equal(t, want[k]) for k, t in found.items())
+    if scheme.name == "orthogonal":  # type: ignore[attr-defined]
+        assert not [k for k in asked if "norm" not in k], "what is made of draws, numpy makes"
+    else:
+        assert asked == list(found)
