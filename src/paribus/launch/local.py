@@ -129,6 +129,8 @@ class Crew:
         for slot in self.slots:
             if slot.process is not None and slot.process.poll() is None:
                 slot.process.terminate()
+            if isinstance(slot.process, subprocess.Popen):
+                _no_more(slot.process)
 
     def _signalled(self, number: int, _: Any) -> None:
         self.interrupted |= number == signal.SIGINT
@@ -164,7 +166,7 @@ class Crew:
         self.slots = [slot]  # what a signal stops
         self._spawn(slot, PREFLIGHT, about)
         process = slot.process
-        assert process is not None
+        assert isinstance(process, subprocess.Popen)
         while self._selector.get_map() and not slot.waiting:
             for key, _ in self._selector.select(timeout=0.5):
                 self._read(key, found)
@@ -173,6 +175,7 @@ class Crew:
             return STOPPED
         if slot.waiting:
             return 0
+        _no_more(process)
         code = process.wait()
         slot.process = None
         for line in failed:
@@ -410,8 +413,14 @@ def _tell(process: subprocess.Popen[bytes], told: Mapping[str, Any], *, more: bo
     with suppress(BrokenPipeError):
         process.stdin.write(json.dumps(told).encode() + b"\n")
         process.stdin.flush()
-        if not more:
-            process.stdin.close()
+    if not more:
+        _no_more(process)
+
+
+def _no_more(process: subprocess.Popen[bytes]) -> None:
+    assert process.stdin
+    with suppress(BrokenPipeError):
+        process.stdin.close()
 
 
 def _environment(threads: str, home: Path) -> dict[str, str]:
