@@ -110,7 +110,8 @@ def working(pid: int) -> bool:
     except OSError:
         return False
     ticks = int(fields[11]) + int(fields[12])  # user and system time, in hundredths of a second
-    return b"paribus.engine.worker" in line and ticks > 250  # what importing torch takes
+    begun = b"paribus.engine.worker" in line or b"paribus.engine.preflight" in line
+    return begun and ticks > 250  # what importing torch takes
 
 
 def foreign() -> list[str]:

@@ -17,7 +17,7 @@ import torch
 
 from paribus import parts, reads
 from paribus import spec as specs
-from paribus.engine import checkpoint
+from paribus.engine import checkpoint, worker
 from paribus.engine.evaluate import TOKENS, evaluate
 from paribus.engine.judging import setting
 from paribus.engine.members import Member, Phase, member
@@ -221,9 +221,10 @@ def _refuse_unread(graph: Mapping[str, Any], phases: Sequence[Phase], seen: read
 
 
 def main() -> int:
-    """``python -m paribus.engine.preflight``: the start of a run; findings as JSON lines."""
+    """``python -m paribus.engine.preflight``: the start of a run; findings as JSON lines.  Where
+    nothing is wrong the process may be told to go on as a worker: torch is loaded once for both."""
     gc.freeze()  # see worker.py
-    told = json.load(sys.stdin)
+    told = json.loads(sys.stdin.readline())
     work, settings = told["work"], Settings(**told["settings"])
     local, base = (Path(work[k]) if work.get(k) else None for k in ("local", "base"))
     parts.use_local(local, base)
@@ -235,14 +236,22 @@ def main() -> int:
         return 0
     cache = Path(work["home"]) / "cache"
     cache.mkdir(parents=True, exist_ok=True)
+    failed = False
     for graph in work["graphs"]:
         (finding,) = run([graph], settings, cache)
+        failed |= finding.failed
         if not finding.failed:
             marks = Path(work["marks"])
             marks.mkdir(parents=True, exist_ok=True)
             (marks / graph["id"]).touch()
         print(json.dumps(finding.data()), flush=True)
-    return 0
+    if failed:
+        return 0
+    if settings.device.startswith("cuda"):
+        torch.cuda.empty_cache()
+    print(json.dumps({"passed": True}), flush=True)
+    line = sys.stdin.readline()
+    return worker.work(json.loads(line)) if line else 0
 
 
 if __name__ == "__main__":

@@ -292,13 +292,17 @@ def together(settings: Settings, meet: Path, rank: int) -> Ranks:
 def main() -> int:
     """``python -m paribus.engine.worker``; work and settings come as JSON on standard input."""
     gc.freeze()  # torch stays: looking through it for garbage takes 0.3 s at the end alone
-    told = json.load(sys.stdin)
+    return work(json.loads(sys.stdin.readline()))
+
+
+def work(told: Mapping[str, Any]) -> int:
+    """What this process was started for; its exit code."""
     settings, meet = Settings(**told["settings"]), told.get("meet")
     try:
         if rank := told.get("rank"):
             own = replace(settings, device=settings.devices[rank])
             apply(own)
-            return Follower(told["work"], own).run(together(settings, Path(meet), rank))
+            return Follower(told["work"], own).run(together(settings, Path(told["meet"]), rank))
         return Worker(told["work"], settings, meet and Path(meet)).run()
     except Stopped:
         return STOPPED

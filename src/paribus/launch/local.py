@@ -25,7 +25,7 @@ from paribus.launch.progress import Progress
 from paribus.launch.ranks import Group
 from paribus.store import Store
 
-WORKER = "paribus.engine.worker"
+WORKER, PREFLIGHT = "paribus.engine.worker", "paribus.engine.preflight"
 STOPPED, FRESH, BUSY = 75, 76, 77  # exit codes of workers
 LOOK = 1.0  # seconds between looks at the stop flag and the GPUs
 STUCK = 600.0  # seconds without a step after which a worker is called stuck
@@ -41,6 +41,7 @@ class Slot:
         device: "cpu", "cuda:0", "mps".
         others: the devices of the ranks that follow, where several train one trial.
         busy: why the device cannot be used now; "" if it can.
+        waiting: whether its process has passed the preflight and is to be told its work.
     """
 
     number: int
@@ -51,6 +52,7 @@ class Slot:
     running: dict[str, Any] | None = None
     moved: float = 0.0
     worked: bool = False
+    waiting: bool = False
     deaths: int = 0
     waits: str = ""
     over: bool = False
@@ -127,6 +129,8 @@ class Crew:
         for slot in self.slots:
             if slot.process is not None and slot.process.poll() is None:
                 slot.process.terminate()
+            if isinstance(slot.process, subprocess.Popen):
+                _no_more(slot.process)
 
     def _signalled(self, number: int, _: Any) -> None:
         self.interrupted |= number == signal.SIGINT
@@ -142,37 +146,45 @@ class Crew:
     # ── workers ──
 
     def preflight(self, slot: Slot, about: Mapping[str, Any]) -> int:
-        """Two steps of each distinct graph in a process of its own: 0, or 2 with the reasons
-        said; 1 if it broke; STOPPED."""
-        out: list[bytes] = []
+        """Two steps of each distinct graph: 0, or 2 with the reasons said; 1 if it broke; STOPPED.
+
+        A process that passes waits in its slot to be told its work: torch is loaded once for both.
+        """
+        failed: list[str] = []
         while not self._ready(slot):
             self._look()
             if self.why:
                 return STOPPED
             time.sleep(0.2)
+
+        def found(_: Slot, line: bytes) -> None:
+            finding = json.loads(line)
+            slot.waiting |= bool(finding.get("passed")) and not slot.others
+            if finding.get("failed"):
+                failed.append(f"preflight: {finding['name']}: {finding['text']}")
+
         self.slots = [slot]  # what a signal stops
-        self._spawn(slot, "paribus.engine.preflight", about)
+        self._spawn(slot, PREFLIGHT, about)
         process = slot.process
-        assert process is not None
-        while self._selector.get_map():
+        assert isinstance(process, subprocess.Popen)
+        while self._selector.get_map() and not slot.waiting:
             for key, _ in self._selector.select(timeout=0.5):
-                self._read(key, lambda _, line: out.append(line))
+                self._read(key, found)
             self._look()
-        code = process.wait()
-        slot.process = None
         if self.why:
             return STOPPED
-        failed = 0
-        for line in out:
-            finding = json.loads(line)
-            if finding["failed"]:
-                failed = 2
-                self.progress.line(f"preflight: {finding['name']}: {finding['text']}")
+        if slot.waiting:
+            return 0
+        _no_more(process)
+        code = process.wait()
+        slot.process = None
+        for line in failed:
+            self.progress.line(line)
         if code:
             last = [s for s in slot.noise if s.strip()][-1:] or ["no last words"]
             self.progress.line(f"preflight ended with code {code}: {last[0]}")
             return 2 if code > 0 else 1
-        return failed
+        return 2 if failed else 0
 
     def work(
         self, work: Mapping[str, Any], settings: Mapping[str, Any], slots: Sequence[Slot]
@@ -185,6 +197,9 @@ class Crew:
         ]
         while True:
             for slot, about in zip(self.slots, told, strict=True):
+                if slot.waiting and isinstance(slot.process, subprocess.Popen):
+                    slot.waiting, slot.moved = False, time.monotonic()
+                    _tell(slot.process, about)
                 if slot.process is None and not slot.over and not self.why and self._ready(slot):
                     self._spawn(slot, WORKER, about)
             if all(s.process is None for s in self.slots) and (
@@ -217,7 +232,7 @@ class Crew:
         return not reason
 
     def _spawn(self, slot: Slot, module: str, told: Mapping[str, Any]) -> None:
-        start = partial(_start, module)
+        start = partial(_start, module, more=module == PREFLIGHT and not slot.others)
         process: subprocess.Popen[bytes] | Group
         if slot.others and module == WORKER:
             process = Group(len(slot.devices), start, told)
@@ -378,8 +393,8 @@ def settings_at(slot: Slot, settings: Mapping[str, Any]) -> dict[str, Any]:
     return {**settings, "device": slot.device, **own}
 
 
-def _start(module: str, told: Mapping[str, Any]) -> subprocess.Popen[bytes]:
-    """A process of Python that is told this on its standard input."""
+def _start(module: str, told: Mapping[str, Any], *, more: bool = False) -> subprocess.Popen[bytes]:
+    """A process of Python that is told this on its standard input, and may be told more."""
     process = subprocess.Popen(
         [sys.executable, "-m", module],
         stdin=subprocess.PIPE,
@@ -388,11 +403,24 @@ def _start(module: str, told: Mapping[str, Any]) -> subprocess.Popen[bytes]:
         env=_environment(str(told["settings"].get("threads", 1)), Path(told["work"]["home"])),
         start_new_session=True,  # a terminal's Ctrl-C reaches the launcher alone
     )
+    _tell(process, told, more=more)
+    return process
+
+
+def _tell(process: subprocess.Popen[bytes], told: Mapping[str, Any], *, more: bool = False) -> None:
+    """Say a line, the last one unless there may be more."""
     assert process.stdin
     with suppress(BrokenPipeError):
-        process.stdin.write(json.dumps(told).encode())
+        process.stdin.write(json.dumps(told).encode() + b"\n")
+        process.stdin.flush()
+    if not more:
+        _no_more(process)
+
+
+def _no_more(process: subprocess.Popen[bytes]) -> None:
+    assert process.stdin
+    with suppress(BrokenPipeError):
         process.stdin.close()
-    return process
 
 
 def _environment(threads: str, home: Path) -> dict[str, str]:

@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from paribus.contracts import Corpus, Tokenizer
 from paribus.errors import ParibusError, SpecError, nearest
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
+Made = TypeVar("Made")
 PACKING = 1  # revision of the packed stream; it enters the cache's hash
 BATCH = 4 << 20  # bytes of text encoded at a time
 NEARLY = 1e-3  # share of bytes by which token_bytes may miss the text
@@ -117,13 +118,18 @@ class Data:
         other._memo = self._memo
         return other
 
+    def once(self, what: list[str], make: Callable[[], Made]) -> Made:
+        """What is made of it, once a process; whatever the split."""
+        key = digest(what, 32)
+        if key not in self._memo:
+            self._memo[key] = make()
+        made: Made = self._memo[key]
+        return made
+
     def encoder(self, corpus: Corpus, tokenizer: Tokenizer) -> Encoder:
         """The opened tokenizer, once a process."""
-        key = digest(["encoder", *_identity(corpus, tokenizer)], 32)
-        if key not in self._memo:
-            self._memo[key] = tokenizer.open(corpus, self.cache)
-        encoder: Encoder = self._memo[key]
-        return encoder
+        what = ["encoder", *_identity(corpus, tokenizer)]
+        return self.once(what, lambda: tokenizer.open(corpus, self.cache))
 
     def tokens(self, corpus: Corpus, tokenizer: Tokenizer) -> Tokens:
         """The split's packed stream: each document after bos, else before eos, as there are."""
