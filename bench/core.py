@@ -1,7 +1,7 @@
 """What scoring CORE takes: beginnings read once and questions together, beside one prompt at a
 time.
 
-    python bench/core.py --data FOLDER [--device cuda:0] [--precision bf16] [--small]
+    python bench/core.py --data FOLDER [--device cuda:0] [--precision fp32] [--small]
         [--alone N] [--examples N]
 
 The model has the shape of GPT-2 small (--small: two layers of width 64) with RoPE and random
@@ -66,11 +66,12 @@ def main() -> None:
     p = argparse.ArgumentParser(description=__doc__)
     p.add_argument("--data", required=True)
     p.add_argument("--device", default=pick_device())
-    p.add_argument("--precision", default="fp32")
+    p.add_argument("--precision", help="default: bf16 on CUDA, else fp32")
     p.add_argument("--small", action="store_true")
     p.add_argument("--alone", type=int, default=8)
     p.add_argument("--examples", type=int)
     o = p.parse_args()
+    o.precision = o.precision or ("bf16" if o.device.startswith("cuda") else "fp32")
     apply(Settings(device=o.device))
     name = platform.processor() or platform.machine()
     if o.device.startswith("cuda"):
