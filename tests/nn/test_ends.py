@@ -49,6 +49,19 @@ def test_padding_reaches_no_place_beyond_the_last() -> None:
             assert [x.likeliest for x in a] == [x.likeliest for x in b]
 
 
+def test_a_pass_has_few_logits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is a vocabulary's worth: passes that would have many of them are smaller."""
+    monkeypatch.setattr(spans, "OUTPUTS", 24)
+    sizes = [(12, 3), (12, 1), (9, 8), (5, 0), (30, 29), (5, 1), (4, 1)]
+    questions = [[Span([1] * n, n - k, n), Span([1] * n, n - k, n)] for n, k in sizes]
+    cut = [spans._shared(q) for q in questions]
+    batches = list(spans._batches(questions, cut, 10_000))
+    assert sorted(i for batch in batches for i in batch) == list(range(len(sizes)))
+    for batch in batches:
+        assert len(batch) == 1 or 2 * len(batch) * max(sizes[i][1] for i in batch) <= 24
+    assert len(batches) < len(sizes)
+
+
 def test_what_a_growing_position_reads_counts_as_read(tmp_path: Path) -> None:
     scaling = scalings.dynamic_ntk(factor=4.0, original=8)
     spec = tiny.spec(**{"model.position": positions.growing(scaling=scaling)})

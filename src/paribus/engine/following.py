@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from paribus.nn.spans import OUTPUTS
 from paribus.readers import Answers, Rows
 
 Logits = Callable[[Tensor, Tensor], Tensor]  # (ids_BT, places at_BN) -> logits_BNV
@@ -57,7 +58,7 @@ def _set(logits: Logits, rows: Rows, budget: int, device: Any) -> list[Tensor]:
     ids_BT = torch.from_numpy(np.ascontiguousarray(rows.ids, np.int64)).to(device)
     at = torch.from_numpy(np.ascontiguousarray(rows.at, np.int64)).to(device)
     among = None if rows.among is None else torch.from_numpy(np.asarray(rows.among)).to(device)
-    each = max(1, budget // T)
+    each = max(1, min(budget // T, OUTPUTS // max(1, at.shape[-1])))
     found = []
     for i in range(0, B, each):
         own = at if at.ndim == 1 else at[i : i + each]

@@ -54,6 +54,8 @@ class Trained(Reader):
         self.budget = pass_of(settings.device)
         self.spec, self.params, self.device = spec, params, settings.device
         self.net = net = make_net([spec], settings.device, "sdpa")
+        if isinstance(net, ExternalNet) or not net.core.cached:  # it gives the logits of all tokens
+            self.budget = min(spans.OUTPUTS, self.budget)
         self.kernel = net.kernel
         self.window, self.field, self.said, self.work = seen(spec.model, spec.task.io().length)
         self.reads: spans.Reads

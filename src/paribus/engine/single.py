@@ -17,6 +17,7 @@ from paribus.engine.evaluate import Setting, evaluate
 from paribus.engine.probing import Trained, pass_of, record
 from paribus.engine.settings import Settings, apply, pick_device
 from paribus.errors import ParibusError, Refused, SpecError
+from paribus.nn.spans import OUTPUTS
 from paribus.spec import Spec
 from paribus.text.data import Data
 
@@ -99,7 +100,7 @@ def asked_of(
 
     settings = Settings(device=device or pick_device())
     apply(settings)
-    budget = pass_of(settings.device)
+    budget = min(OUTPUTS, pass_of(settings.device))  # it gives the logits of all tokens
     model = HuggingFace(name, settings.device, dtype, budget)
     told: dict[str, Any] = model.told
     return told, _asked([("as it is", lambda: model, None)], probes, "test", examples, settings,

@@ -16,6 +16,8 @@ from paribus.nn.cache import Cache
 from paribus.nn.questions import Question, Scored, common
 from paribus.nn.transformer import Transformer
 
+OUTPUTS = 65536  # tokens of a pass that have logits, at most: a vocabulary's worth each
+
 
 class Reads(Protocol):
     """A model that reads beginnings, and then what follows each of them."""
@@ -136,15 +138,20 @@ def _batches(questions: Sequence[Question], cut: Sequence[int], budget: int) -> 
     longest = [max(len(s.ids) for s in q) for q in questions]
     order = sorted(range(len(questions)), key=lambda i: (-longest[i], i))
     batch: list[int] = []
-    rows = begin = more = 0
+    rows = begin = more = scored = 0
     for i in order:
-        own = longest[i] - cut[i]
-        r, b, m = rows + len(questions[i]), max(begin, cut[i]), max(more, own)
-        if batch and r * (b + m) > budget:
+        own, count = longest[i] - cut[i], max(s.end - s.start for s in questions[i])
+        r, b, m, n = (
+            rows + len(questions[i]),
+            max(begin, cut[i]),
+            max(more, own),
+            max(scored, count),
+        )
+        if batch and (r * (b + m) > budget or r * n > OUTPUTS):
             yield batch
-            batch, r, b, m = [], len(questions[i]), cut[i], own
+            batch, r, b, m, n = [], len(questions[i]), cut[i], own, count
         batch.append(i)
-        rows, begin, more = r, b, m
+        rows, begin, more, scored = r, b, m, n
     if batch:
         yield batch
 
