@@ -330,7 +330,7 @@ def work_through(
             if graphs and not o.no_check:
                 about = {**told, "graphs": graphs, "marks": str(marks)}
                 at = local.settings_at(slots[0], settings)
-                code = crew.preflight(slots[0], {"work": about, "settings": at})
+                code = crew.preflight(slots, {"work": about, "settings": at})
                 if code and not crew.why:
                     return code, True
             for i in todo.items:  # by number: another run may have asked for it already

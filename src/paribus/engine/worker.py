@@ -292,7 +292,11 @@ def together(settings: Settings, meet: Path, rank: int) -> Ranks:
 def main() -> int:
     """``python -m paribus.engine.worker``; work and settings come as JSON on standard input."""
     gc.freeze()  # torch stays: looking through it for garbage takes 0.3 s at the end alone
-    return work(json.loads(sys.stdin.readline()))
+    told = json.loads(sys.stdin.readline())
+    if "wait" in told:  # started beside the preflight, to have torch loaded when that has passed
+        line = sys.stdin.readline()
+        return work(json.loads(line)) if line else 0
+    return work(told)
 
 
 def work(told: Mapping[str, Any]) -> int:

@@ -41,7 +41,8 @@ class Slot:
         device: "cpu", "cuda:0", "mps".
         others: the devices of the ranks that follow, where several train one trial.
         busy: why the device cannot be used now; "" if it can.
-        waiting: whether its process has passed the preflight and is to be told its work.
+        waiting: whether its process has passed the preflight, or was started beside it, and is to
+            be told its work.
     """
 
     number: int
@@ -145,11 +146,14 @@ class Crew:
 
     # ── workers ──
 
-    def preflight(self, slot: Slot, about: Mapping[str, Any]) -> int:
-        """Two steps of each distinct graph: 0, or 2 with the reasons said; 1 if it broke; STOPPED.
+    def preflight(self, slots: Sequence[Slot], about: Mapping[str, Any]) -> int:
+        """Two steps of each distinct graph, in the first slot: 0, or 2 with the reasons said; 1 if
+        it broke; STOPPED.
 
         A process that passes waits in its slot to be told its work: torch is loaded once for both.
+        Those of the other slots load it meanwhile.
         """
+        slot, *rest = slots
         failed: list[str] = []
         while not self._ready(slot):
             self._look()
@@ -163,19 +167,29 @@ class Crew:
             if finding.get("failed"):
                 failed.append(f"preflight: {finding['name']}: {finding['text']}")
 
-        self.slots = [slot]  # what a signal stops
+        self.slots = list(slots)  # what a signal stops
         self._spawn(slot, PREFLIGHT, about)
+        home = {"home": about["work"]["home"]}
+        for other in rest:
+            if not other.others:
+                self._spawn(other, WORKER, {**about, "work": home, "wait": True})
+                other.waiting = True
         process = slot.process
         assert isinstance(process, subprocess.Popen)
-        while self._selector.get_map() and not slot.waiting:
+        while process.poll() is None and not slot.waiting:
             for key, _ in self._selector.select(timeout=0.5):
                 self._read(key, found)
             self._look()
+        for key in [k for k in self._selector.get_map().values() if k.data[0] is slot]:
+            if not slot.waiting:
+                self._read(key, found, to_the_end=True)
         if self.why:
             return STOPPED
         if slot.waiting:
             return 0
-        _no_more(process)
+        for each in slots:
+            if isinstance(each.process, subprocess.Popen):
+                _no_more(each.process)
         code = process.wait()
         slot.process = None
         for line in failed:
@@ -197,7 +211,9 @@ class Crew:
         ]
         while True:
             for slot, about in zip(self.slots, told, strict=True):
-                if slot.waiting and isinstance(slot.process, subprocess.Popen):
+                # That of the preflight is itself what fills its device.
+                ready = slot.waiting and (slot is self.slots[0] or self._ready(slot))
+                if ready and isinstance(slot.process, subprocess.Popen):
                     slot.waiting, slot.moved = False, time.monotonic()
                     _tell(slot.process, about)
                 if slot.process is None and not slot.over and not self.why and self._ready(slot):
@@ -232,7 +248,8 @@ class Crew:
         return not reason
 
     def _spawn(self, slot: Slot, module: str, told: Mapping[str, Any]) -> None:
-        start = partial(_start, module, more=module == PREFLIGHT and not slot.others)
+        more = (module == PREFLIGHT or "wait" in told) and not slot.others
+        start = partial(_start, module, more=more)
         process: subprocess.Popen[bytes] | Group
         if slot.others and module == WORKER:
             process = Group(len(slot.devices), start, told)
