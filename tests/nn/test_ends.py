@@ -49,6 +49,25 @@ def test_padding_reaches_no_place_beyond_the_last() -> None:
             assert [x.likeliest for x in a] == [x.likeliest for x in b]
 
 
+def test_rows_of_a_model_that_goes_by_their_length_are_not_padded() -> None:
+    made = torch.Generator().manual_seed(0)
+    table = torch.randn(40, 40, generator=made)
+    lengths = []
+
+    def logits(rows: torch.Tensor) -> torch.Tensor:
+        lengths.append(rows.shape[1])
+        return table[rows] * rows.shape[1]
+
+    draws = [torch.randint(40, (n,), generator=made).tolist() for n in (3, 9, 5, 9)]
+    questions = [[Span([*x, 1], len(x), len(x) + 1), Span([*x, 2], 1, 2)] for x in draws]
+    whole = spans.Whole(logits, unpadded=True)
+    alone = [spans.scores(whole, [[s]], 1)[0][0].nats for q in questions for s in q]
+    lengths.clear()
+    found = spans.scores(whole, questions, 10_000)
+    assert lengths == [4, 6, 10]
+    assert [s.nats for q in found for s in q] == pytest.approx(alone, rel=1e-6)
+
+
 def test_a_pass_has_few_logits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each is a vocabulary's worth: passes that would have many of them are smaller."""
     monkeypatch.setattr(spans, "OUTPUTS", 24)

@@ -346,13 +346,62 @@ def test_a_model_of_one_s_own_is_asked_too(folder: Path, tmp_path: Path) -> None
     [
         ("multiple_choice", {"choices": ["a"], "gold": 0}, "has no 'query'"),
         ("multiple_choice", {"query": "q", "choices": ["a"], "gold": 1}, "gold 1 of 1 options"),
+        ("multiple_choice", {"query": "q", "choices": ["a"], "gold": "0"}, "gold '0' is not"),
+        ("multiple_choice", {"query": 5, "choices": ["a"], "gold": 0}, "'query' is not a text"),
+        ("multiple_choice", {"query": "q", "choices": [None], "gold": 0}, "not a list of texts"),
+        ("multiple_choice", {"query": "q", "choices": "ab", "gold": 0}, "not a list of texts"),
+        ("multiple_choice", ["q"], "no object"),
         ("schema", {"context_options": ["a", "b"], "gold": 0}, "has no 'continuation'"),
         ("language_modeling", {"context": "a"}, "has no 'continuation'"),
     ],
 )
-def test_broken_questions_are_named(kind: str, row: dict[str, Any], why: str) -> None:
+def test_broken_questions_are_named(kind: str, row: Any, why: str) -> None:
     with pytest.raises(SpecError, match=why):
         _icl.prompts(kind, row, [], " ")
+
+
+@pytest.mark.parametrize(
+    ("lines", "why"),
+    [
+        ("num_fewshot: [-1]", "no number of examples"),
+        ("num_fewshot: []", "no number of examples"),
+        ("num_fewshot: [0.5]", "no number of examples"),
+        ('num_fewshot: ["x"]', "no number of examples"),
+        ('num_fewshot: [1]\n  continuation_delimiter: "\\x"', "core.yaml, line 5"),
+        ("num_fewshot: [1]\n- label: x\n  dataset_uri: y\n  icl_task_type: schema\n"
+         "  num_fewshot: [0]", "'x' stands there twice"),
+    ],
+)  # fmt: skip
+def test_broken_lists_of_tasks_are_named(lines: str, why: str, tmp_path: Path) -> None:
+    start = "- label: x\n  dataset_uri: x.jsonl\n  icl_task_type: schema\n"
+    (tmp_path / "core.yaml").write_text(f"{start}  {lines}\n")
+    with pytest.raises(SpecError, match=why):
+        _core.tasks(tmp_path)
+    (tmp_path / "core.yaml").write_text(f"{start}  num_fewshot: 3\n")
+    assert _core.tasks(tmp_path)[0].shots == 3
+
+
+def test_files_of_nothing_are_named(tmp_path: Path) -> None:
+    listed, rows = tmp_path / "core.yaml", tmp_path / "x.jsonl"
+    listed.write_text("icl_tasks:\n")
+    with pytest.raises(SpecError, match="lists no task"):
+        _core.tasks(tmp_path)
+    listed.write_bytes(b"\xff")
+    with pytest.raises(SpecError, match="no UTF-8"):
+        _core.tasks(tmp_path)
+    rows.write_text("\n")
+    with pytest.raises(SpecError, match="holds no question"):
+        _core.rows(rows)
+    rows.write_bytes(b"\xff")
+    with pytest.raises(SpecError, match="no UTF-8"):
+        _core.rows(rows)
+
+
+def test_equal_options_have_one_score() -> None:
+    one, other = Span([1, 2], 1, 2), Span([1, 3], 1, 2)
+    found = [Scored(1.0 + 1e-7, 1, False), Scored(1.0, 1, False), Scored(3.0, 1, False)]
+    assert not _icl.Asked([one, one, other], 1).right(found)
+    assert _icl.Asked([one, one, other], 0).right(found)
 
 
 def test_broken_bundles_are_named(tmp_path: Path) -> None:

@@ -69,13 +69,14 @@ def _set(logits: Logits, rows: Rows, budget: int, device: Any) -> list[Tensor]:
 
 def _pass(logits: Logits, ids_BT: Tensor, at: Tensor, among_BC: Tensor | None) -> list[Tensor]:
     at_BN = at.expand(len(ids_BT), -1) if at.ndim == 1 else at
-    place_BN = at_BN.clamp(min=1)
-    z_BNV = logits(ids_BT, place_BN - 1)
+    T = ids_BT.shape[1]
+    place_BN = at_BN.clamp(min=1).clamp(max=T - 1)
+    z_BNV = logits(ids_BT, (place_BN - 1).clamp(min=0))
     z_BNV = z_BNV if z_BNV.dtype == torch.float64 else z_BNV.float()
     target_BN = ids_BT.gather(1, place_BN)
     picked_BN = z_BNV.gather(-1, target_BN[..., None])[..., 0]
     nats_BN = (z_BNV.logsumexp(-1) - picked_BN).double()
-    there_BN = (at_BN >= 1) & ~nats_BN.isnan()
+    there_BN = (at_BN >= 1) & (at_BN < T) & ~nats_BN.isnan()
     right_BN = (z_BNV.argmax(-1) == target_BN) & there_BN
     out = [right_BN, nats_BN.masked_fill(~there_BN, float("nan"))]
     if among_BC is not None:

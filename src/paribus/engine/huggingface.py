@@ -94,7 +94,10 @@ class HuggingFace(Reader):
 
     def scores(self, questions: Sequence[Question]) -> list[list[Scored]]:
         cut = [[cropped(s, self.limit) for s in q] for q in questions]
-        reads = spans.Whole(self._logits, self.device)
+        rope = getattr(self.model.config, "rope_parameters", None) or {}
+        kinds = {str(x.get("rope_type")) for x in (rope, *rope.values()) if isinstance(x, dict)}
+        grows = bool(kinds & {"longrope", "dynamic"})  # frequencies go by the length of a pass
+        reads = spans.Whole(self._logits, self.device, unpadded=grows)
         return self._fitting(lambda: spans.scores(reads, cut, self.budget))
 
     def follow(self, asked: Sequence[Rows]) -> list[Answers]:

@@ -273,7 +273,8 @@ class Crew:
         code, kills = process.wait(), deaths.oom_kills()
         oom, self._kills = kills > self._kills, kills
         slot.deaths = 0 if slot.worked or code in (FRESH, BUSY) else slot.deaths + 1
-        if code in (FRESH, BUSY):
+        early = code == -signal.SIGTERM and self.why and slot.running is None
+        if code in (FRESH, BUSY) or early:  # it was stopped before it had begun
             return
         if code == STOPPED:
             if slot.deaths >= QUICK and not self.why:

@@ -81,10 +81,17 @@ class Cached:
 
 
 class Whole:
-    """Any model with logits [B,T,V] of ids [B,T]: each row is read from its start."""
+    """Any model with logits [B,T,V] of ids [B,T]: each row is read from its start.
 
-    def __init__(self, logits: Callable[[Tensor], Tensor], device: Any = "cpu") -> None:
-        self.logits, self.device = logits, device
+    Args:
+        unpadded: rows of one length alone are read together, for the model goes by how long the
+            padded row is.
+    """
+
+    def __init__(
+        self, logits: Callable[[Tensor], Tensor], device: Any = "cpu", unpadded: bool = False
+    ) -> None:
+        self.logits, self.device, self.unpadded = logits, device, unpadded
 
     def begin(self, ids_BP: Tensor, sizes_B: Tensor) -> tuple[Tensor, Tensor]:
         return ids_BP, sizes_B
@@ -106,8 +113,19 @@ class Whole:
             rows[r, :n] = ids_BP[b, :n]
             rows[r, n : n + own] = ids_RT[r, :own]
         at_RN = (before_R[:, None] + at_RN).clamp(max=whole - 1)
-        found = self.logits(rows)
-        return found.gather(1, at_RN[..., None].expand(-1, -1, found.shape[2]))
+        length_R = before_R + sizes_R
+        sets = length_R.unique().tolist() if self.unpadded else [whole]
+        out: Tensor | None = None
+        for length in sets:
+            own = (length_R == length).nonzero()[:, 0] if self.unpadded else slice(None)
+            z_RTV = self.logits(rows[own, :length])
+            at = at_RN[own].clamp(max=length - 1)
+            found = z_RTV.gather(1, at[..., None].expand(-1, -1, z_RTV.shape[2]))
+            if out is None:
+                out = found.new_zeros(*at_RN.shape, found.shape[2])
+            out[own] = found
+        assert out is not None
+        return out
 
 
 def scores(model: Reads, questions: Sequence[Question], budget: int = 8192) -> list[list[Scored]]:

@@ -116,25 +116,39 @@ def tasks(folder: Path) -> list[Task]:
     if told.is_file():
         with told.open(encoding="utf-8", newline="") as file:
             own = {r["Eval Task"]: float(r["Random baseline"]) for r in csv.DictReader(file)}
-    out = []
-    for number, row in enumerate(entries(listed.read_text(encoding="utf-8")), 1):
+    out: list[Task] = []
+    for number, row in enumerate(entries(_text(listed)), 1):
         needed = ("label", "dataset_uri", "icl_task_type", "num_fewshot")
         if gone := [name for name in needed if name not in row]:
             raise SpecError(f"{listed}: task {number} has no {gone[0]}")
-        label = row["label"]
+        label, shots = row["label"], row["num_fewshot"]
+        if label in {t.label for t in out}:
+            raise SpecError(f"{listed}: {label!r} stands there twice")
+        shots = shots[0] if isinstance(shots, list) and len(shots) == 1 else shots
+        if not re.fullmatch(r"\d+", str(shots)):
+            raise SpecError(f"{listed}: num_fewshot of {label} is {shots!r}, no number of examples")
         known = KNOWN[label][0] if label in KNOWN else Task(label, "", "", 0)
         out.append(
             Task(
                 label,
                 row["dataset_uri"],
                 row["icl_task_type"],
-                row["num_fewshot"][0],
+                int(shots),
                 row.get("continuation_delimiter", " "),
                 own.get(label, known.v1),
                 own.get(label) if known.v2 is None else known.v2,
             )
         )
+    if not out:
+        raise SpecError(f"{listed} lists no task")
     return out
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise SpecError(f"{path} is no UTF-8: {error}") from None
 
 
 def entries(text: str) -> list[dict[str, Any]]:
@@ -151,9 +165,11 @@ def entries(text: str) -> list[dict[str, Any]]:
         if found is None or not out:
             raise SpecError(f"core.yaml, line {number}: {body!r} is no 'key: value' of a task")
         name, value = found.groups()
-        out[-1][name] = (
-            json.loads(value) if value[:1] in '"[' or value in ("true", "false") else value
-        )
+        try:
+            plain = value[:1] not in '"[' and value not in ("true", "false")
+            out[-1][name] = value if plain or not value else json.loads(value)
+        except ValueError as error:
+            raise SpecError(f"core.yaml, line {number}: {value} ({error})") from None
     return out
 
 
@@ -167,13 +183,14 @@ def located(folder: Path, file: str) -> Path | None:
 
 def rows(path: Path) -> list[dict[str, Any]]:
     out = []
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
-            if line.strip():
-                try:
-                    out.append(json.loads(line))
-                except ValueError as error:
-                    raise SpecError(f"{path}, line {number}: {error}") from None
+    for number, line in enumerate(_text(path).split("\n"), 1):
+        if line.strip():
+            try:
+                out.append(json.loads(line))
+            except ValueError as error:
+                raise SpecError(f"{path}, line {number}: {error}") from None
+    if not out:
+        raise SpecError(f"{path} holds no question")
     return out
 
 

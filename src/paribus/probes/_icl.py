@@ -29,7 +29,8 @@ class Asked(NamedTuple):
         """Whether the right option is the likeliest a token; of equals the first counts."""
         if self.gold is None:
             return found[0].tokens > 0 and found[0].likeliest
-        means = [x.mean for x in found]
+        # Equal options have one score, however they were rounded.
+        means = [found[self.spans.index(s)].mean for s in self.spans] or [x.mean for x in found]
         return min(means) < float("inf") and means.index(min(means)) == self.gold
 
 
@@ -55,13 +56,23 @@ NEEDED = {
 
 def checked(kind: str, row: Mapping[str, Any]) -> None:
     """Refuse a question that lacks something, or whose right answer is none of its options."""
-    needed = NEEDED.get(kind, ())
+    needed, told = NEEDED.get(kind, ()), str(row)[:80]
+    if not isinstance(row, Mapping):
+        raise SpecError(f"a question is no object of names and values: {told}")
     if gone := [name for name in needed if name not in row]:
-        raise SpecError(f"a question of kind {kind} has no {gone[0]!r}: {str(dict(row))[:80]}")
+        raise SpecError(f"a question of kind {kind} has no {gone[0]!r}: {told}")
+    for name in set(needed) - {"gold"}:
+        many = name in ("choices", "context_options")
+        each = row[name] if many and isinstance(row[name], list) else [row[name]]
+        if many != isinstance(row[name], list) or not all(isinstance(x, str) for x in each):
+            kinds = "a list of texts" if many else "a text"
+            raise SpecError(f"a question's {name!r} is not {kinds}: {told}")
     if "gold" in needed:
         options = row["choices" if kind == "multiple_choice" else "context_options"]
-        if not 0 <= int(row["gold"]) < len(options):
-            raise SpecError(f"gold {row['gold']} of {len(options)} options: {str(dict(row))[:80]}")
+        if type(row["gold"]) is not int:
+            raise SpecError(f"gold {row['gold']!r} is not the number of an option: {told}")
+        if not 0 <= row["gold"] < len(options):
+            raise SpecError(f"gold {row['gold']} of {len(options)} options: {told}")
 
 
 def prompts(

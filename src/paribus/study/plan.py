@@ -6,7 +6,7 @@ Torch-free, and writes nothing.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -187,7 +187,9 @@ class Plan:
         for i in self.items if items is None else items:
             v = i.trial.variant
             if v.index not in own:
-                own[v.index] = repr([(p.spec.freeze, dump(p.spec.init)) for p in v.phases])
+                each = [p.spec for p in v.phases]
+                form = [(s.freeze, dump(s.init), _form(dump(s.model))) for s in each]
+                own[v.index] = repr(form)
             graph = i.trial.pack_key, own[v.index]
             if graph in packs:
                 continue
@@ -399,3 +401,12 @@ class Plan:
                 for v in self.expansion.variants
             ],
         }
+
+
+def _form(told: Any) -> Any:
+    """Plain data without its numbers: which parts there are, with what lists and words."""
+    if isinstance(told, Mapping):
+        return {k: _form(v) for k, v in told.items()}
+    if isinstance(told, list | tuple):
+        return [_form(v) for v in told]
+    return told if isinstance(told, str | bool) or told is None else 0
