@@ -141,7 +141,7 @@ AT_ONCE = 1 << 22  # numbers of all streams that a device draws together; a mult
 
 def uniforms(streams: Sequence[Stream], n: int, device: Any) -> Tensor:
     """The first ``n`` uniforms of each stream, drawn on a GPU: float64 [streams, n]."""
-    each = max(4, AT_ONCE // len(streams) // 4 * 4)
+    each = min(max(4, AT_ONCE // len(streams) // 4 * 4), -(-n // 4) * 4)
     out = torch.empty(len(streams), n, dtype=torch.float64, device=device)
     for i in range(0, n, each):
         words = philox([s.key for s in streams], range(i // each, i // each + 1), each, device)

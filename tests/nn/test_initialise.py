@@ -19,6 +19,7 @@ def test_a_device_draws_the_same(scheme: object, monkeypatch: pytest.MonkeyPatch
     """The way of a GPU, on the CPU, whose root is made the nearest number as that of a GPU is."""
     monkeypatch.setattr(rng.torch, "sqrt", lambda t: torch.from_numpy(np.sqrt(t.numpy())))
     monkeypatch.setattr(rng, "exact", lambda device: True)
+    monkeypatch.setattr(drawing, "MANY", 0)
     there, asked = drawing._there, []
 
     def here(rules: object, shape: object, seeds: object, path: str, device: str) -> torch.Tensor:
@@ -28,7 +29,14 @@ def test_a_device_draws_the_same(scheme: object, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(drawing, "_there", here)
     monkeypatch.setattr(torch.Tensor, "to", lambda t, x: t if isinstance(x, str) else t.type(x))
     model = presets.gpt2(width=32, layers=2, heads=4, vocab=50, mlp=mlps.gelu(bias=True))
-    given = model, InitScheme(every=scheme), [3, 1]  # type: ignore[arg-type]
+    other = InitScheme(every=init.torch_default())  # uniform where others are normal
+    schemes = [InitScheme(every=scheme), InitScheme(every=scheme)]  # type: ignore[arg-type]
+    mixed = initialise(model, [schemes[0], other], [3, 1], device="cuda:0")
+    for e, one in enumerate((schemes[0], other)):
+        alone = initialise(model, one, [(3, 1)[e]])
+        assert all(torch.equal(mixed[k][e], alone[k][0]) for k in mixed)
+    asked.clear()
+    given = model, schemes, [3, 1]
     found, want = initialise(*given, device="cuda:0"), initialise(*given)
     assert list(found) == list(want)
     assert all(torch.equal(t, want[k]) for k, t in found.items())

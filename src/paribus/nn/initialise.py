@@ -21,7 +21,7 @@ from paribus.errors import SpecError
 from paribus.nn.declare import declare, numbers
 from paribus.spec import InitScheme, Model
 
-MANY = 1 << 22  # numbers from which on threads are worth their start
+MANY = 1 << 22  # numbers from which on threads, or a GPU's many operations, are worth their start
 
 
 def initialise(
@@ -46,14 +46,16 @@ def initialise(
         return first.to(dtype)
 
     out: dict[str, Tensor] = {}
-    if device.startswith("cuda") and rng.exact(device):
+    many = len(seeds) * sum(prod(p.shape) for p in declared.values()) >= MANY
+    if many and device.startswith("cuda") and rng.exact(device):
         for path, p in declared.items():
-            if p.init is not None or all(s.of(p.role).made is None for s in schemes):
-                rules = [rule(p, s, dims, path) for s in schemes]
+            rules = [rule(p, s, dims, path) for s in schemes]
+            alike = len({name for name, _, _ in rules}) == 1
+            if alike and (p.init or all(s.of(p.role).made is None for s in schemes)):
                 out[path] = _there(rules, p.shape, seeds, path, device).to(dtype)
     rest = [path for path in declared if path not in out]
     jobs = [(path, *of) for path in rest for of in zip(schemes, seeds, strict=True)]
-    if len(seeds) * sum(prod(declared[path].shape) for path in rest) < MANY:
+    if not many:
         each = [made(*job) for job in jobs]
     else:  # streams know nothing of each other, and numpy lets other threads work
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
