@@ -3,7 +3,7 @@
 A stream is Philox with a key hashed from (seed, purpose, path…).  Only raw 64-bit words are taken
 from numpy (the one thing that it promises to keep); uniforms and normals are our own transforms,
 made of additions, products, divisions and square roots alone, which IEEE 754 rounds exactly, so
-that a stream is the same on every CPU.
+that a stream is the same on every CPU, and on a GPU that rounds so too (``exact``).
 
 Rows are numbered globally: row r starts at a fixed place of the stream, whatever range is drawn,
 so halving a micro-batch, sharding or stacking changes nothing.

@@ -14,6 +14,7 @@ from paribus import lazy, norms, optim, positions, presets, tasks
 from paribus.engine import evaluate
 from paribus.engine.settings import Settings
 from paribus.engine.train import Trainer
+from paribus.spec import patch, resolve
 from paribus.text.data import Data
 from tests.engine import tiny
 
@@ -85,3 +86,5 @@ def test_an_evaluation_that_is_worth_it_is_compiled(monkeypatch: pytest.MonkeyPa
                 assert value["count"] == b["metrics"][name]["count"]
                 assert value["value"] == pytest.approx(b["metrics"][name]["value"], rel=1e-5)
     assert len([k for k in opened if "scorer" in k]) == 1
+    specs = [resolve(patch(s, "kernel", "reference")) for s in specs]
+    assert judged(opened, **on)[0]["engine"]["kernel"] == "reference", "not the net of before"

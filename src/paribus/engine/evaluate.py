@@ -143,7 +143,8 @@ def _scorer(
     work = 0.0
     if isinstance(model, Model):
         work = len(specs) * tokens * flops.forward(model, task.io().length or 1)["total"]
-    key = canonical(["scorer", name, spec.precision, [dump(s.model) for s in specs]])
+    how = spec.precision, spec.kernel
+    key = canonical(["scorer", name, how, [dump(s.model) for s in specs]])
     if key in opened:
         return opened[key]  # type: ignore[no-any-return]
     net = make_net(specs, settings.device, settings.attention)

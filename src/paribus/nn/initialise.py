@@ -32,7 +32,7 @@ def initialise(
     device: str = "cpu",
 ) -> dict[str, Tensor]:
     """Path -> tensor [E, …], one trial a seed; ``init``: of all trials, or one a trial.  A GPU
-    draws by itself, to the same bits: numbers for a stack took most of the time of its start."""
+    draws many of them by itself, to the same bits, where ``rng.exact`` sees that it does."""
     dims = numbers(model).dims()
     declared = declare(model)
     schemes = [init] * len(seeds) if isinstance(init, InitScheme) else init
