@@ -1,14 +1,17 @@
 """What the seven conditions of `parallelmind-branches` cost beside its training: trials of a pack
-evaluated together, one by one, and the training of the same pack, in the same run.
+evaluated together, one by one, and the training of its arms, in the same run.
 
     python bench/evaluation.py [--device cuda:0] [--scale small] [--stack 18] [--steps 10]
-        [--texts 960] [--width 512 --layers 8 --heads 8 --length 512 --rows 64] [--write FOLDER]
+        [--texts 960] [--trained fixed1,1-31] [--judged 1,32]
+        [--width 512 --layers 8 --heads 8 --length 512 --rows 64] [--write FOLDER]
 
 Seconds a million tokens and trial, as texts are read in evaluation and in training, and what the
-conditions take of the whole at paper scale, where 32,736 texts are judged under each of the seven
-after 32,000 steps of 64.  Model and texts are those of the scale, or as given: sizes of the paper's
-with bytes of the standard library in the place of its tokens.  Evaluations are compiled, as they
-are where there is as much to evaluate as there.  One by one: under one of the conditions.
+conditions take of the whole study at paper scale, where 32,736 texts are judged under each of the
+seven after 32,000 steps of 64; its nine numbers of training branches read more or less of each
+other, so all of them are trained here (or those asked for: shares are then of these).  Model and
+texts are those of the scale, or as given: sizes of the paper's with bytes of the standard library
+in the place of its tokens.  Evaluations are compiled, as they are where there is as much to
+evaluate as there.  One by one: under one of the conditions.
 """
 
 from __future__ import annotations
@@ -23,7 +26,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _plain import timed
 
 from paribus.engine import evaluate as judging
 from paribus.engine.evaluate import Setting
@@ -31,11 +33,13 @@ from paribus.engine.members import Member, Phase
 from paribus.engine.settings import Settings, apply, pick_device
 from paribus.engine.train import Trainer
 from paribus.spec import Spec, patch, resolve
+from paribus.studies._parallelmind import JUDGED, TRAINED
 from paribus.study import source
 from paribus.text.data import Data
 
 PAPER = {"steps": 32_000, "texts a step": 64, "judged": 32_736}
-BRANCHES = (1, 2, 4, 8, 16, 24, 31)
+BRANCHES = JUDGED["paper"]
+ARMS = TRAINED["paper"]
 ALONE = 8  # branches of the condition under which trials are evaluated one by one
 
 
@@ -52,13 +56,40 @@ def sized(spec: Spec, o: argparse.Namespace) -> Spec:
     return resolve(spec)
 
 
+def training(trainer: Trainer, device: str, steps: int) -> tuple[float, float]:
+    """Milliseconds of a step of the stack, and seconds a million tokens and trial."""
+    trainer._enter(0)
+    gpu = device.startswith("cuda")
+    for _ in range(6):  # compiled, recorded
+        trainer._advance()
+    trainer._settle()
+    had = trainer.tokens.clone()
+    began = clock(gpu)
+    for _ in range(2 * steps):
+        trainer._advance()
+    trainer._settle()
+    seconds = clock(gpu) - began
+    read = float((trainer.tokens - had).sum())
+    return 1e3 * seconds / (2 * steps), 1e6 * seconds / read
+
+
+def clock(gpu: bool) -> float:
+    if gpu:
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
 def main() -> None:
-    p = argparse.ArgumentParser(description=__doc__)
+    p = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     p.add_argument("--device", default=pick_device())
     p.add_argument("--scale", default="small")
     p.add_argument("--stack", type=int, default=18)
     p.add_argument("--steps", type=int, default=10)
     p.add_argument("--texts", type=int)
+    p.add_argument("--trained", default=",".join(ARMS), help=f"of {', '.join(ARMS)}")
+    p.add_argument("--judged", default=",".join(map(str, BRANCHES)), help="numbers of branches")
     for name in ("width", "layers", "heads", "length", "rows"):
         p.add_argument(f"--{name}", type=int)
     p.add_argument("--write", type=Path)
@@ -70,35 +101,42 @@ def main() -> None:
         "device": torch.cuda.get_device_name(o.device) if gpu else platform.machine(),
         "torch": torch.__version__, "python": platform.python_version(), "stack": o.stack,
     }  # fmt: skip
-    lines = [json.dumps(head)]
+    lines: list[str] = []
+
+    def say(line: str) -> None:
+        lines.append(line)
+        print(line, flush=True)
+
+    say(json.dumps(head))
     every = source.load("parallelmind-branches", scale=o.scale).study.trials()
     key = every[0].pack_key
     trials = [t for t in every if t.pack_key == key][: o.stack]
     specs = [sized(t.variant.spec, o) for t in trials]
     seeds = [t.seed for t in trials]
     settings = Settings(device=o.device)
-
-    def clock() -> float:
-        if gpu:
-            torch.cuda.synchronize()
-        return time.perf_counter()
+    arms, judged = o.trained.split(","), [int(k) for k in o.judged.split(",") if k]
+    results: dict[str, Any] = {"training": {}}
 
     with tempfile.TemporaryDirectory() as folder:
         data = Data(Path(folder))
-        named = zip(trials, specs, strict=True)
-        members = [Member(t.id, t.name, t.seed, [Phase("train", s, "reset")]) for t, s in named]
-        trainer = Trainer(members, settings, data)
-        trainer._enter(0)
-        ms = timed(trainer._advance, o.device, o.steps, at_once=2)
-        trainer._settle()
-        tokens = float(trainer.tokens[0]) / trainer.step  # of a trial and step
-        trained = ms / len(trials) / tokens * 1e3  # seconds a million tokens and trial
-        params = {k: t.detach() for k, t in trainer.params.items()}
+        for arm in arms:
+            own = [patch(s, "rows", None) for s in specs]
+            own = [resolve(patch(s, "task.branches", ARMS[arm])) for s in own]
+            named = zip(trials, own, strict=True)
+            members = [Member(t.id, t.name, t.seed, [Phase("train", s, "reset")]) for t, s in named]
+            trainer = Trainer(members, settings, data)
+            ms, each = training(trainer, o.device, o.steps)
+            results["training"][arm] = each
+            engine = f"{trainer.engine}, {trainer.net.kernel}"
+            say(f"trained {arm:8} {ms:8.1f} ms a step of {len(trials)}, {each:.3f} s a million "
+                f"tokens and trial  {engine}")  # fmt: skip
+            params = {k: t.detach() for k, t in trainer.params.items()}
+            del trainer
         opened: dict[str, Any] = {}
         judging.WORTH = 0.0
         taken = {"together": 0.0, "one by one": 0.0}
         read = dict.fromkeys(taken, 0.0)
-        for branches in BRANCHES:
+        for branches in judged:
             own = [resolve(patch(patch(s, "rows", None), "task.branches", branches)) for s in specs]
             setting = Setting("c", "c", own[0], "test", None, ())
             one = {k: t[:1] for k, t in params.items()}
@@ -107,24 +145,26 @@ def main() -> None:
                 ways["one by one"] = one, own[:1], seeds[:1]
             for how, given in ways.items():
                 for warm in (True, False):
-                    began = clock()
+                    began = clock(gpu)
                     records = judging.evaluate(*given, setting, data, settings, opened)
                     if not warm:
-                        taken[how] += (clock() - began) / len(given[1])
-                read[how] += records[0]["metrics"]["loss"]["count"]
-    say = lines.append
-    say(
-        f"training: {ms:.1f} ms a step of {len(trials)}, {trained:.3f} s a million tokens and trial"
-    )
-    results: dict[str, Any] = {"training": trained}
+                        now = (clock(gpu) - began) / len(given[1])
+                        taken[how] += now
+                count = records[0]["metrics"]["loss"]["count"]
+                read[how] += count
+                engine = "{engine}, {kernel}".format(**records[0]["engine"])
+                say(f"judged {branches:2}, {how:10} {1e6 * now / count:.3f} s a million tokens and "
+                    f"trial  {engine}")  # fmt: skip
     share_of_tokens = len(BRANCHES) * PAPER["judged"] / (PAPER["steps"] * PAPER["texts a step"])
-    say(f"evaluated: {records[0]['engine']['engine']}, {records[0]['engine']['kernel']}")
+    trained = sum(results["training"].values()) / len(arms)
+    say(f"training, mean of {len(arms)} arms: {trained:.3f} s a million tokens and trial")
     for how, seconds in taken.items():
-        each = seconds / read[how] * 1e6
-        share = share_of_tokens * each / trained
-        say(f"{how}: {each:.3f} s a million tokens and trial; at paper scale {100 * share:.1f} %")
-        results[how] = {"s/Mtok": each, "share at paper scale": share}
-    print("\n".join(lines))
+        if read[how]:
+            each = seconds / read[how] * 1e6
+            share = share_of_tokens * each / trained
+            say(f"{how}: {each:.3f} s a million tokens and trial; at paper scale "
+                f"{100 * share:.1f} %")  # fmt: skip
+            results[how] = {"s/Mtok": each, "share at paper scale": share}
     if o.write:
         stem = f"{head['date']}-evaluation"
         (o.write / f"{stem}.txt").write_text("\n".join(lines) + "\n")

@@ -136,7 +136,7 @@ def philox(keys: Sequence[int], rows: range, per_row: int, device: Any) -> Tenso
     return words.reshape(4 * blocks, len(keys) * n)[:per_row]
 
 
-AT_ONCE = 1 << 22  # numbers of all streams that a device draws together; a multiple of four
+AT_ONCE = 1 << 24  # numbers of all streams that a device draws together; a multiple of four
 
 
 def uniforms(streams: Sequence[Stream], n: int, device: Any) -> Tensor:

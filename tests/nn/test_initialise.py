@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -14,17 +17,24 @@ from paribus.spec import InitScheme
 SCHEMES = [init.gpt2(), init.torch_default(), init.orthogonal()]
 
 
+@pytest.mark.parametrize("together", [1, 1 << 26])
 @pytest.mark.parametrize("scheme", SCHEMES, ids=lambda s: s.name)
-def test_a_device_draws_the_same(scheme: object, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_device_draws_the_same(
+    scheme: object, together: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The way of a GPU, on the CPU, whose root is made the nearest number as that of a GPU is."""
     monkeypatch.setattr(rng.torch, "sqrt", lambda t: torch.from_numpy(np.sqrt(t.numpy())))
     monkeypatch.setattr(rng, "exact", lambda device: True)
     monkeypatch.setattr(drawing, "MANY", 0)
-    there, asked = drawing._there, []
+    monkeypatch.setattr(drawing, "TOGETHER", together)
+    there = drawing._there
+    asked: list[list[str]] = []
 
-    def here(rules: object, shape: object, seeds: object, path: str, device: str) -> torch.Tensor:
-        asked.append(path)
-        return there(rules, shape, seeds, path, "cpu")  # type: ignore[arg-type]
+    def here(
+        name: str, n: int, rules: Mapping[str, Any], seeds: list[int], device: str
+    ) -> torch.Tensor:
+        asked.append(list(rules))
+        return there(name, n, rules, seeds, "cpu")
 
     monkeypatch.setattr(drawing, "_there", here)
     monkeypatch.setattr(torch.Tensor, "to", lambda t, x: t if isinstance(x, str) else t.type(x))
@@ -41,6 +51,7 @@ def test_a_device_draws_the_same(scheme: object, monkeypatch: pytest.MonkeyPatch
     assert list(found) == list(want)
     assert all(torch.equal(t, want[k]) for k, t in found.items())
     if scheme.name == "orthogonal":  # type: ignore[attr-defined]
-        assert not [k for k in asked if "norm" not in k], "what is made of draws, numpy makes"
+        assert not [k for of in asked for k in of if "norm" not in k], "of draws numpy makes them"
     else:
-        assert asked == list(found)
+        assert sorted(k for of in asked for k in of) == sorted(found)
+        assert (max(map(len, asked)) > 1) == (together > 1)

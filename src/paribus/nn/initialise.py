@@ -7,7 +7,7 @@ out.  Draws are float64 and cast afterwards.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from math import prod
 
@@ -22,6 +22,7 @@ from paribus.nn.declare import declare, numbers
 from paribus.spec import InitScheme, Model
 
 MANY = 1 << 22  # numbers from which on threads, or a GPU's many operations, are worth their start
+TOGETHER = 1 << 26  # numbers of one length that a GPU draws together, 512 MB of them
 
 
 def initialise(
@@ -48,11 +49,19 @@ def initialise(
     out: dict[str, Tensor] = {}
     many = len(seeds) * sum(prod(p.shape) for p in declared.values()) >= MANY
     if many and device.startswith("cuda") and rng.exact(device):
+        rules = {path: [rule(p, s, dims, path) for s in schemes] for path, p in declared.items()}
+        alike: dict[tuple[str, int], list[str]] = {}  # those that are drawn by the same operations
         for path, p in declared.items():
-            rules = [rule(p, s, dims, path) for s in schemes]
-            alike = len({name for name, _, _ in rules}) == 1
-            if alike and (p.init or all(s.of(p.role).made is None for s in schemes)):
-                out[path] = _there(rules, p.shape, seeds, path, device).to(dtype)
+            names = {name for name, _, _ in rules[path]}
+            if len(names) == 1 and (p.init or all(s.of(p.role).made is None for s in schemes)):
+                alike.setdefault((names.pop(), prod(p.shape)), []).append(path)
+        for (name, n), paths in alike.items():
+            few = max(1, TOGETHER // (n * len(seeds)))
+            for own in (paths[i : i + few] for i in range(0, len(paths), few)):
+                found = _there(name, n, {path: rules[path] for path in own}, seeds, device)
+                for path, flat_En in zip(own, found, strict=True):
+                    flat_En = flat_En.to(dtype).contiguous()
+                    out[path] = flat_En.view(len(seeds), *declared[path].shape)
     rest = [path for path in declared if path not in out]
     jobs = [(path, *of) for path in rest for of in zip(schemes, seeds, strict=True)]
     if not many:
@@ -85,27 +94,28 @@ def rule(p: P, init: InitScheme, dims: Dims, path: str = "") -> tuple[str, float
 
 
 def _there(
-    rules: Sequence[tuple[str, float, float]],
-    shape: tuple[int, ...],
+    name: str,
+    n: int,
+    rules: Mapping[str, Sequence[tuple[str, float, float]]],
     seeds: Sequence[int],
-    path: str,
     device: str,
 ) -> Tensor:
-    """One parameter of all trials in float64, drawn by the device; rules are of one name."""
-    E, n = len(seeds), prod(shape)
-    (name,) = {how[0] for how in rules}
-    a_E1, b_E1 = (
+    """Parameters of n numbers of all trials in float64 [paths,E,n], drawn by the device: so few
+    operations that the processor, which starts them, is not what is waited for."""
+    every = [how for of in rules.values() for how in of]
+    a_S1, b_S1 = (
         torch.tensor(x, dtype=torch.float64, device=device)[:, None]
-        for x in zip(*(how[1:] for how in rules), strict=True)
+        for x in zip(*(how[1:] for how in every), strict=True)
     )
     if name == "constant":
-        return a_E1.expand(E, n).reshape(E, *shape)
-    streams = [rng.Stream(seed, "init", path) for seed in seeds]
-    if name == "normal":
-        flat_En = rng.normals(streams, n, device) * b_E1
+        flat_Sn = a_S1.expand(-1, n)
     else:
-        flat_En = a_E1 + (b_E1 - a_E1) * rng.uniforms(streams, n, device)
-    return flat_En.view(E, *shape)
+        streams = [rng.Stream(seed, "init", path) for path in rules for seed in seeds]
+        if name == "normal":
+            flat_Sn = rng.normals(streams, n, device) * b_S1
+        else:
+            flat_Sn = a_S1 + (b_S1 - a_S1) * rng.uniforms(streams, n, device)
+    return flat_Sn.unflatten(0, (len(rules), len(seeds)))
 
 
 def draw(how: tuple[str, float, float], shape: tuple[int, ...], seed: int, path: str) -> Tensor:
