@@ -4,6 +4,7 @@ they are."""
 from __future__ import annotations
 
 import functools
+import shutil
 import typing
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import torch
 
 from paribus import lazy, norms, optim, positions, presets, tasks
 from paribus.engine import evaluate
+from paribus.engine.compiled import Either
 from paribus.engine.settings import Settings
 from paribus.engine.train import Trainer
 from paribus.spec import patch, resolve
@@ -88,3 +90,34 @@ def test_an_evaluation_that_is_worth_it_is_compiled(monkeypatch: pytest.MonkeyPa
     assert len([k for k in opened if "scorer" in k]) == 1
     specs = [resolve(patch(s, "kernel", "reference")) for s in specs]
     assert judged(opened, **on)[0]["engine"]["kernel"] == "reference", "not the net of before"
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="NO C++ COMPILER: the cache is not tested")
+def test_code_of_another_gradient_is_not_taken_from_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Functions with gradients of their own are kept, too: by what they do, not by their name."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+
+    def made(factor: float) -> typing.Any:
+        class Own(torch.autograd.Function):
+            @staticmethod
+            def forward(ctx: typing.Any, x: torch.Tensor) -> torch.Tensor:
+                return x.sin()
+
+            @staticmethod
+            def backward(ctx: typing.Any, g: torch.Tensor) -> torch.Tensor:
+                return factor * g
+
+        return Own.apply
+
+    counted = torch._dynamo.utils.counters["aot_autograd"]
+    x = torch.ones(5, requires_grad=True)
+    for factor, hits in ((2.0, 0), (3.0, 0), (2.0, 1)):
+        torch.compiler.reset()
+        counted.clear()
+        either = Either(made(factor), Settings(compile="on", deterministic=False), able=True)
+        (g,) = torch.autograd.grad(either(x).sum(), [x])
+        assert g.tolist() == [factor] * 5
+        assert either.engine == "compiled"
+        assert counted["autograd_cache_hit"] == hits

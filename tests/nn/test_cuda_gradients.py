@@ -54,6 +54,22 @@ def test_cross_entropy() -> None:
     assert torch.isfinite(Surprisal.apply(far, TARGETS)).all()
 
 
+@pytest.mark.parametrize("V", [192, 2048])
+def test_cross_entropy_by_pieces(V: int) -> None:
+    (z,) = made((6, V))
+    of = torch.tensor([0, 3, IGNORE, V - 1, 70, 64])
+    want = F.cross_entropy(z, of, reduction="none", ignore_index=IGNORE)
+    found = Surprisal.apply(z, of)
+    assert torch.allclose(found, want, atol=1e-12)
+    a, b = (torch.autograd.grad(x.sum(), [z])[0] for x in (found, want))
+    assert torch.allclose(a, b, atol=1e-14)
+    assert torch.isfinite(Surprisal.apply(z.detach() * 1e4, of)).all()
+    left_out = z.detach().clone()
+    left_out[:, 64:128] = float("-inf")  # a whole piece
+    want = F.cross_entropy(left_out, of.clamp(max=63), reduction="none", ignore_index=IGNORE)
+    assert torch.allclose(Surprisal.apply(left_out, of.clamp(max=63)), want, atol=1e-12)
+
+
 def test_gelu() -> None:
     x = torch.linspace(-12, 12, 2001, dtype=torch.float64, requires_grad=True)
     found, want = gelu(x), F.gelu(x, approximate="tanh")

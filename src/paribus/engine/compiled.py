@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +11,20 @@ import torch
 
 from paribus import lazy
 from paribus.engine.settings import Settings
+
+
+def compiles(settings: Settings) -> bool:
+    """Whether a process with these settings compiles what can be."""
+    on = settings.compile == "on" or (
+        settings.compile == "auto" and settings.device.startswith("cuda")
+    )
+    return on and not settings.exact  # a compiler may choose another kernel after a resume
+
+
+def load() -> None:
+    """Import the compiler, which takes seconds."""
+    importlib.import_module("torch._dynamo")
+    importlib.import_module("torch._inductor.compile_fx")
 
 
 class Either:
@@ -33,17 +48,17 @@ class Either:
     ) -> None:
         self._plain, self._fast = function, None
         self.engine = "eager"
-        wanted = settings.compile
-        if wanted == "off" or (wanted == "auto" and not settings.device.startswith("cuda")):
+        if not able or not compiles(settings):
             return
-        if not able or settings.exact:
-            return  # a compiler may choose another kernel after a resume
         try:
             lazy.fill()
             # The same code is compiled anew for each phase and condition; beyond its limit torch
             # would silently run it as it is.
             limit = torch._dynamo.config.recompile_limit
             torch._dynamo.config.recompile_limit = max(64, limit)
+            # Ours are made of plain operations, all of which the graph that is kept shows; without
+            # this a fresh worker would trace every pass anew, with all code there.
+            torch._functorch.config.autograd_cache_allow_custom_autograd_functions = True
             self._fast = torch.compile(function, dynamic=dynamic)
             self.engine = "compiled"
         except Exception as error:  # no compiler here

@@ -19,7 +19,7 @@ from paribus.contracts import Source
 from paribus.engine import checkpoint, packing, resuming
 from paribus.engine.adaptive import Adaptive
 from paribus.engine.budget import Budget, OutOfMemory, ran_out
-from paribus.engine.compiled import Either
+from paribus.engine.compiled import Either, compiles
 from paribus.engine.continuity import continuity
 from paribus.engine.hooks import Hooks
 from paribus.engine.members import Member, Stopped
@@ -154,7 +154,7 @@ class Trainer:
             spec.clip,
         )
         flat = able and not self.scaler and Flat.able(spec.optim, self.net.freezing)
-        fused = flat and Fused.compiled(self.settings)
+        fused = flat and compiles(self.settings)
         one = len(self.budget.pieces()) == 1 and self.ranks.world == 1
         if fused:  # what is summed, over pieces or ranks, is summed in full precision
             low = self.net.lowered() if one and isinstance(self.net, Net) else []

@@ -228,13 +228,6 @@ class Fused(Flat):
 
     late = True
 
-    @staticmethod
-    def compiled(settings: Settings) -> bool:
-        on = settings.compile == "on" or (
-            settings.compile == "auto" and settings.device.startswith("cuda")
-        )
-        return on and not settings.exact
-
     def __init__(
         self, *given: Any, settings: Settings, low: Sequence[str] = (), compute: Any = None
     ) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from paribus._version import __version__
+from paribus.engine import compiled
 from paribus.engine.follower import Follower
 from paribus.engine.judging import judge, missing
 from paribus.engine.members import Member, Stopped
@@ -293,7 +294,9 @@ def main() -> int:
     """``python -m paribus.engine.worker``; work and settings come as JSON on standard input."""
     gc.freeze()  # torch stays: looking through it for garbage takes 0.3 s at the end alone
     told = json.loads(sys.stdin.readline())
-    if "wait" in told:  # started beside the preflight, to have torch loaded when that has passed
+    if "wait" in told:  # started beside the preflight, to have loaded what takes long by its end
+        if compiled.compiles(Settings(**told["settings"])):
+            compiled.load()
         line = sys.stdin.readline()
         return work(json.loads(line)) if line else 0
     return work(told)

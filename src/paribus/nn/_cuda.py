@@ -1,6 +1,7 @@
 """Products, GELU and cross-entropy whose gradients are made as a GPU wants them.
 
-E trials, N tokens, D inputs, F outputs, V vocabulary.  What a CPU gains by is in _cpu.py.
+E trials, N tokens, D inputs, F outputs, V vocabulary, P pieces of it.  What a CPU gains by is in
+_cpu.py.
 """
 
 from __future__ import annotations
@@ -48,6 +49,22 @@ class Product(torch.autograd.Function):
         return dx, dw, db
 
 
+def log_total(z_NV: Tensor) -> Tensor:
+    """log Σ exp of rows [N,1], by pieces of a row that a compiled kernel holds as it reads them: of
+    a whole row of a vocabulary it keeps a running maximum for every lane, with two exponentials a
+    number, which took twice as long."""
+    V = z_NV.shape[1]
+    piece = min(1024, V & -V)  # the largest power of two that divides it
+    if piece < 64:
+        most_N1 = z_NV.amax(1, keepdim=True)
+        return (z_NV - most_N1).exp().sum(1, keepdim=True).log() + most_N1
+    z_NPp = z_NV.unflatten(1, (V // piece, piece))
+    most_NP = z_NPp.amax(2).clamp(min=torch.finfo(z_NV.dtype).min)  # a piece may be all −∞
+    totals_NP = (z_NPp - most_NP.unsqueeze(2)).exp().sum(2)
+    most_N1 = most_NP.amax(1, keepdim=True)
+    return ((most_NP - most_N1).exp() * totals_NP).sum(1, keepdim=True).log() + most_N1
+
+
 class Surprisal(torch.autograd.Function):
     """Cross-entropy [N] of logits [N,V]; 0 where the target is IGNORE.  Its gradient is one pass
     over the logits: compiled, it is written in the dtype that the products before it read, and
@@ -55,8 +72,7 @@ class Surprisal(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, z_NV: Tensor, of_N: Tensor) -> Tensor:
-        most_N1 = z_NV.amax(1, keepdim=True)
-        total_N1 = (z_NV - most_N1).exp().sum(1, keepdim=True).log() + most_N1
+        total_N1 = log_total(z_NV)
         ctx.save_for_backward(z_NV, total_N1, of_N)
         said_N1 = z_NV.gather(1, of_N.clamp(min=0).unsqueeze(1))
         return (total_N1 - said_N1).squeeze(1).masked_fill(of_N == IGNORE, 0.0)
