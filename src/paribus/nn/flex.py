@@ -18,7 +18,9 @@ from torch import Tensor
 from paribus.contracts import View
 
 BLOCK = 128
-AT_ONCE = 1 << 23  # pairs of tokens that are looked at together while blocks are counted
+# Pairs of tokens that are looked at together while blocks are counted: what a cache holds, and on a
+# GPU so many that it, not the processor, is what is waited for.
+AT_ONCE, ON_GPU = 1 << 23, 1 << 26
 LATE = 1 << 30  # the time of padding, after that of every token
 
 Allowed = Callable[[View, View], Tensor]  # views that broadcast -> bool
@@ -146,7 +148,8 @@ def _blocks(
     S = next(iter(k_RS.values())).shape[1]
     k = View({n: c[None, :, None, None] for n, c in k_RS.items()})
     N, M = -(-T // BLOCK), -(-S // BLOCK)
-    each = max(1, AT_ONCE // (max(R, k_RS["index"].shape[0]) * BLOCK * S))
+    at_once = ON_GPU if k_RS["index"].is_cuda else AT_ONCE
+    each = max(1, at_once // (max(R, k_RS["index"].shape[0]) * BLOCK * S))
     counts, shown = [], torch.zeros((), dtype=torch.bool, device=k_RS["index"].device)
     for n in range(0, N, each):
         piece = slice(n * BLOCK, min((n + each) * BLOCK, T))
