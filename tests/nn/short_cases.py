@@ -22,6 +22,8 @@ CASES = [  # E, B, H, T, S, d, what is given
     (1, 2, 2, 23, 23, 32, "causal"),
     (1, 2, 2, 5, 23, 24, "nothing"),
     (2, 1, 2, 83, 83, 32, "mask of trials"),
+    (1, 2, 1, 83, 83, 32, "causal"),
+    (1, 1, 2, 70, 70, 16, "bias, causal"),
     (1, 1, 1, 128, 128, 64, "causal"),
     (1, 2, 2, 1, 9, 8, "nothing"),
     (1, 1, 2, 33, 127, 100, "mask of rows"),

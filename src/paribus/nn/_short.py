@@ -1,7 +1,8 @@
 """The Triton kernels of short.py, and torch's operators of them; imported where there is Triton.
 
 A program holds one row and one head.  N rows (trials × rows), H heads, T queries, S keys, d head
-size; M queries a block, and all S keys and d numbers in one tile, padded to powers of two.
+size; M queries a block; keys in one tile A, or in two, A and B, all padded to powers of two: 83
+keys are 64 and 32, and the first 64 queries of causal rows never look at B.
 """
 # Annotations must be values here: Triton reads them.
 
@@ -16,12 +17,12 @@ LOW = tl.constexpr(-1.0e30)  # of what may not be read; a difference of two is a
 
 
 @triton.jit
-def _scores(
+def _logits(
     q_Md, k_Sd, at, T, S, h, n, B, t_M, s_S,
     se, sb, sh, st, ss,
     SCALE: tl.constexpr, CAUSAL: tl.constexpr, GIVEN: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Probabilities [M,S] in fp32; zero for keys that may not be read."""
+    """Logits [M,S] of a tile of keys in fp32; −∞ of keys that are none."""
     x_MS = tl.dot(q_Md, tl.trans(k_Sd), input_precision=PRECISION) * SCALE
     real_S = s_S[None, :] < S
     if GIVEN != "none":
@@ -33,9 +34,7 @@ def _scores(
             x_MS += tl.load(at + place, mask=inside, other=0.0).to(tl.float32)
     if CAUSAL:
         x_MS = tl.where(s_S[None, :] <= t_M[:, None], x_MS, LOW)
-    x_MS = tl.where(real_S, x_MS, float("-inf"))
-    x_MS = tl.exp(x_MS - tl.max(x_MS, 1)[:, None])
-    return x_MS / tl.sum(x_MS, 1)[:, None]
+    return tl.where(real_S, x_MS, float("-inf"))
 
 
 @triton.jit
@@ -43,23 +42,44 @@ def forward(
     q, k, v, at, o, B, H, T, S,
     qn, qh, qt, kn, kh, kt, vn, vh, vt, on, oh, ot,
     se, sb, sh, st, ss,
-    D: tl.constexpr, PT: tl.constexpr, PS: tl.constexpr, PD: tl.constexpr, M: tl.constexpr,
+    D: tl.constexpr, PT: tl.constexpr, PA: tl.constexpr, PB: tl.constexpr, PD: tl.constexpr,
+    M: tl.constexpr,
     SCALE: tl.constexpr, CAUSAL: tl.constexpr, GIVEN: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     n, h = (tl.program_id(0) // H).to(tl.int64), tl.program_id(0) % H
-    s_S, d_d = tl.arange(0, PS), tl.arange(0, PD)
-    there_Sd = (s_S[:, None] < S) & (d_d[None, :] < D)
-    k_Sd = tl.load(k + n * kn + h * kh + s_S[:, None] * kt + d_d[None, :], there_Sd, other=0.0)
-    v_Sd = tl.load(v + n * vn + h * vh + s_S[:, None] * vt + d_d[None, :], there_Sd, other=0.0)
-    for first in range(0, PT, M):
+    a_A, d_d = tl.arange(0, PA), tl.arange(0, PD)
+    there_Ad = (a_A[:, None] < S) & (d_d[None, :] < D)
+    k_Ad = tl.load(k + n * kn + h * kh + a_A[:, None] * kt + d_d[None, :], there_Ad, other=0.0)
+    v_Ad = tl.load(v + n * vn + h * vh + a_A[:, None] * vt + d_d[None, :], there_Ad, other=0.0)
+    if PB > 0:
+        b_B = PA + tl.arange(0, PB)
+        there_Bd = (b_B[:, None] < S) & (d_d[None, :] < D)
+        k_Bd = tl.load(k + n * kn + h * kh + b_B[:, None] * kt + d_d[None, :], there_Bd, other=0.0)
+        v_Bd = tl.load(v + n * vn + h * vh + b_B[:, None] * vt + d_d[None, :], there_Bd, other=0.0)
+    for first in tl.static_range(0, PT, M):
         t_M = first + tl.arange(0, M)
         there_Md = (t_M[:, None] < T) & (d_d[None, :] < D)
         q_Md = tl.load(q + n * qn + h * qh + t_M[:, None] * qt + d_d[None, :], there_Md, other=0.0)
-        p_MS = _scores(
-            q_Md, k_Sd, at, T, S, h, n, B, t_M, s_S, se, sb, sh, st, ss,
+        x_MA = _logits(
+            q_Md, k_Ad, at, T, S, h, n, B, t_M, a_A, se, sb, sh, st, ss,
             SCALE, CAUSAL, GIVEN, PRECISION,
         )  # fmt: skip
-        o_Md = tl.dot(p_MS.to(v_Sd.dtype), v_Sd, input_precision=PRECISION)
+        most_M = tl.max(x_MA, 1)
+        if PB > 0 and (not CAUSAL or first + M > PA):
+            x_MB = _logits(
+                q_Md, k_Bd, at, T, S, h, n, B, t_M, b_B, se, sb, sh, st, ss,
+                SCALE, CAUSAL, GIVEN, PRECISION,
+            )  # fmt: skip
+            most_M = tl.maximum(most_M, tl.max(x_MB, 1))
+            p_MA, p_MB = tl.exp(x_MA - most_M[:, None]), tl.exp(x_MB - most_M[:, None])
+            total_M = tl.sum(p_MA, 1) + tl.sum(p_MB, 1)
+            p_MA, p_MB = p_MA / total_M[:, None], p_MB / total_M[:, None]
+            o_Md = tl.dot(p_MA.to(v_Ad.dtype), v_Ad, input_precision=PRECISION)
+            o_Md += tl.dot(p_MB.to(v_Bd.dtype), v_Bd, input_precision=PRECISION)
+        else:
+            p_MA = tl.exp(x_MA - most_M[:, None])
+            p_MA = p_MA / tl.sum(p_MA, 1)[:, None]
+            o_Md = tl.dot(p_MA.to(v_Ad.dtype), v_Ad, input_precision=PRECISION)
         tl.store(
             o + n * on + h * oh + t_M[:, None] * ot + d_d[None, :],
             o_Md.to(o.dtype.element_ty),
@@ -72,40 +92,72 @@ def backward(
     q, k, v, at, g, dq, dk, dv, B, H, T, S,
     qn, qh, qt, kn, kh, kt, vn, vh, vt, gn, gh, gt, an, ah, a_t, bn, bh, bt,
     se, sb, sh, st, ss,
-    D: tl.constexpr, PT: tl.constexpr, PS: tl.constexpr, PD: tl.constexpr, M: tl.constexpr,
+    D: tl.constexpr, PT: tl.constexpr, PA: tl.constexpr, PB: tl.constexpr, PD: tl.constexpr,
+    M: tl.constexpr,
     SCALE: tl.constexpr, CAUSAL: tl.constexpr, GIVEN: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """g: gradient of the output; strides a of dq, b of dk and of dv."""
     n, h = (tl.program_id(0) // H).to(tl.int64), tl.program_id(0) % H
-    s_S, d_d = tl.arange(0, PS), tl.arange(0, PD)
-    there_Sd = (s_S[:, None] < S) & (d_d[None, :] < D)
-    k_Sd = tl.load(k + n * kn + h * kh + s_S[:, None] * kt + d_d[None, :], there_Sd, other=0.0)
-    v_Sd = tl.load(v + n * vn + h * vh + s_S[:, None] * vt + d_d[None, :], there_Sd, other=0.0)
-    dk_Sd = tl.zeros([PS, PD], tl.float32)
-    dv_Sd = tl.zeros([PS, PD], tl.float32)
-    for first in range(0, PT, M):
+    a_A, d_d = tl.arange(0, PA), tl.arange(0, PD)
+    there_Ad = (a_A[:, None] < S) & (d_d[None, :] < D)
+    k_Ad = tl.load(k + n * kn + h * kh + a_A[:, None] * kt + d_d[None, :], there_Ad, other=0.0)
+    v_Ad = tl.load(v + n * vn + h * vh + a_A[:, None] * vt + d_d[None, :], there_Ad, other=0.0)
+    dk_Ad = tl.zeros([PA, PD], tl.float32)
+    dv_Ad = tl.zeros([PA, PD], tl.float32)
+    if PB > 0:
+        b_B = PA + tl.arange(0, PB)
+        there_Bd = (b_B[:, None] < S) & (d_d[None, :] < D)
+        k_Bd = tl.load(k + n * kn + h * kh + b_B[:, None] * kt + d_d[None, :], there_Bd, other=0.0)
+        v_Bd = tl.load(v + n * vn + h * vh + b_B[:, None] * vt + d_d[None, :], there_Bd, other=0.0)
+        dk_Bd = tl.zeros([PB, PD], tl.float32)
+        dv_Bd = tl.zeros([PB, PD], tl.float32)
+    for first in tl.static_range(0, PT, M):
         t_M = first + tl.arange(0, M)
         there_Md = (t_M[:, None] < T) & (d_d[None, :] < D)
         q_Md = tl.load(q + n * qn + h * qh + t_M[:, None] * qt + d_d[None, :], there_Md, other=0.0)
         g_Md = tl.load(g + n * gn + h * gh + t_M[:, None] * gt + d_d[None, :], there_Md, other=0.0)
-        p_MS = _scores(
-            q_Md, k_Sd, at, T, S, h, n, B, t_M, s_S, se, sb, sh, st, ss,
+        x_MA = _logits(
+            q_Md, k_Ad, at, T, S, h, n, B, t_M, a_A, se, sb, sh, st, ss,
             SCALE, CAUSAL, GIVEN, PRECISION,
         )  # fmt: skip
-        dv_Sd += tl.dot(tl.trans(p_MS.to(g_Md.dtype)), g_Md, input_precision=PRECISION)
-        dp_MS = tl.dot(g_Md, tl.trans(v_Sd), input_precision=PRECISION)
-        ds_MS = p_MS * (dp_MS - tl.sum(p_MS * dp_MS, 1)[:, None])
-        ds_MS = (ds_MS * SCALE).to(q_Md.dtype)
-        dq_Md = tl.dot(ds_MS, k_Sd, input_precision=PRECISION)
-        dk_Sd += tl.dot(tl.trans(ds_MS), q_Md, input_precision=PRECISION)
+        most_M = tl.max(x_MA, 1)
+        dp_MA = tl.dot(g_Md, tl.trans(v_Ad), input_precision=PRECISION)
+        if PB > 0 and (not CAUSAL or first + M > PA):
+            x_MB = _logits(
+                q_Md, k_Bd, at, T, S, h, n, B, t_M, b_B, se, sb, sh, st, ss,
+                SCALE, CAUSAL, GIVEN, PRECISION,
+            )  # fmt: skip
+            most_M = tl.maximum(most_M, tl.max(x_MB, 1))
+            p_MA, p_MB = tl.exp(x_MA - most_M[:, None]), tl.exp(x_MB - most_M[:, None])
+            total_M = tl.sum(p_MA, 1) + tl.sum(p_MB, 1)
+            p_MA, p_MB = p_MA / total_M[:, None], p_MB / total_M[:, None]
+            dp_MB = tl.dot(g_Md, tl.trans(v_Bd), input_precision=PRECISION)
+            mean_M = tl.sum(p_MA * dp_MA, 1) + tl.sum(p_MB * dp_MB, 1)
+            ds_MB = (p_MB * (dp_MB - mean_M[:, None]) * SCALE).to(q_Md.dtype)
+            dq_Md = tl.dot(ds_MB, k_Bd, input_precision=PRECISION)
+            dk_Bd += tl.dot(tl.trans(ds_MB), q_Md, input_precision=PRECISION)
+            dv_Bd += tl.dot(tl.trans(p_MB.to(g_Md.dtype)), g_Md, input_precision=PRECISION)
+        else:
+            p_MA = tl.exp(x_MA - most_M[:, None])
+            p_MA = p_MA / tl.sum(p_MA, 1)[:, None]
+            mean_M = tl.sum(p_MA * dp_MA, 1)
+            dq_Md = tl.zeros([M, PD], tl.float32)
+        ds_MA = (p_MA * (dp_MA - mean_M[:, None]) * SCALE).to(q_Md.dtype)
+        dq_Md += tl.dot(ds_MA, k_Ad, input_precision=PRECISION)
+        dk_Ad += tl.dot(tl.trans(ds_MA), q_Md, input_precision=PRECISION)
+        dv_Ad += tl.dot(tl.trans(p_MA.to(g_Md.dtype)), g_Md, input_precision=PRECISION)
         tl.store(
             dq + n * an + h * ah + t_M[:, None] * a_t + d_d[None, :],
             dq_Md.to(dq.dtype.element_ty),
             there_Md,
         )
-    place_Sd = n * bn + h * bh + s_S[:, None] * bt + d_d[None, :]
-    tl.store(dk + place_Sd, dk_Sd.to(dk.dtype.element_ty), there_Sd)
-    tl.store(dv + place_Sd, dv_Sd.to(dv.dtype.element_ty), there_Sd)
+    place_Ad = n * bn + h * bh + a_A[:, None] * bt + d_d[None, :]
+    tl.store(dk + place_Ad, dk_Ad.to(dk.dtype.element_ty), there_Ad)
+    tl.store(dv + place_Ad, dv_Ad.to(dv.dtype.element_ty), there_Ad)
+    if PB > 0:
+        place_Bd = n * bn + h * bh + b_B[:, None] * bt + d_d[None, :]
+        tl.store(dk + place_Bd, dk_Bd.to(dk.dtype.element_ty), there_Bd)
+        tl.store(dv + place_Bd, dv_Bd.to(dv.dtype.element_ty), there_Bd)
 
 
 @library.triton_op("paribus::short_attention", mutates_args={})
@@ -179,11 +231,12 @@ def _sizes(
     T: int, S: int, d: int, given: Tensor | None, causal: bool, scale: float, q: Tensor
 ) -> dict[str, Any]:
     kind = "none" if given is None else "mask" if given.dtype == torch.bool else "bias"
-    PS, M, warps = tile(T, S)
+    PA, PB, M, warps = tile(T, S)
     return {
         "D": d,
         "PT": -(-T // M) * M,
-        "PS": PS,
+        "PA": PA,
+        "PB": PB,
         "PD": max(16, 1 << (d - 1).bit_length()),
         "M": M,
         "SCALE": scale,  # a number that is no constant would be made one of 64 bits
@@ -195,9 +248,10 @@ def _sizes(
     }
 
 
-def tile(T: int, S: int) -> tuple[int, int, int]:
-    """Keys of a tile, queries of a block, and warps: what was fastest on an H200 at
+def tile(T: int, S: int) -> tuple[int, int, int, int]:
+    """Keys of the tiles A and B, queries of a block, and warps: what was fastest on an H200 at
     15, 23 and 83 tokens (bench/attention.py); others are between these."""
-    PS = max(16, 1 << (S - 1).bit_length())
-    M = 16 if T <= 16 else 32
-    return PS, M, 1 if PS <= 32 else 2
+    A = max(16, 1 << (min(S, 64) - 1).bit_length())
+    B = max(16, 1 << (S - A - 1).bit_length()) if S > A else 0
+    M = 16 if T <= 16 else 32 if S <= 64 else 64
+    return A, B, M, 4 if M == 64 else 1 if S <= 32 else 2
