@@ -1,8 +1,13 @@
-"""The peers of stacked.py and single.py: a Transformer as one writes it for one run, its best
-settings, and clocks."""
+"""The peers of stacked.py, single.py and study.py: a Transformer as one writes it for one run, its
+best settings, and clocks.
+
+    python bench/_plain.py SHAPE DEVICE HOW STEPS      one training as a script (SHAPE: JSON)
+"""
 
 from __future__ import annotations
 
+import json
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -133,3 +138,16 @@ def timed(
             torch.cuda.synchronize()
         times.append(1e3 * (time.perf_counter() - began) / at_once)
     return sorted(times)[len(times) // 2]
+
+
+def main() -> None:
+    shape, device, how, steps = sys.argv[1:]
+    step = plain_step(Shape(**json.loads(shape)), device, how)
+    for _ in range(int(steps)):
+        step()
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+
+
+if __name__ == "__main__":
+    main()

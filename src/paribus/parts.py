@@ -355,6 +355,8 @@ def available(kind: str) -> dict[str, Path]:
 
 def get(kind: str, name: str, where: str | None = None) -> type[Part]:
     """The class of part ``kind.name``; an unknown name is an error with the nearest one."""
+    if (loaded := _LOADED.get((f"{kind}.{name}", None))) is not None:
+        return loaded  # shipped: no part of a user's own may have its name
     files = available(kind)
     if name not in files:
         place = f"{where}: " if where else ""

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from paribus.cli import FAILED, INTERRUPTED, OK, STOPPED
 from paribus.errors import SpecError
 from paribus.launch import gpus, local
 from paribus.launch.progress import Progress
-from paribus.store import DiskError, Store, StoreError, ended, init_home, provenance
+from paribus.store import DiskError, Store, StoreError, at_once, ended, init_home, provenance
 from paribus.study import source, stacks
 from paribus.study.plan import Item, Plan, work
 from paribus.study.record import registration_hash, results_seen
@@ -136,8 +137,9 @@ def register(found: source.Source, plan: Plan) -> None:
     record["results_seen"] = results_seen(plan, old)
     record["seen_trials"] = [i for i, item in plan.unique.items() if item.done]
     record["registration_hash"] = registration_hash(record)
-    for trial_id, item in plan.unique.items():
-        store.declare(trial_id, item.trial.data)
+    declare = [partial(store.declare, k, item.trial.data) for k, item in plan.unique.items()]
+    for declared in at_once(declare):
+        declared.result()
     for item in plan.items:
         try:
             store.link_name(instance, item.trial.name, item.trial.id)

@@ -3,7 +3,9 @@ the others."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import errno
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,11 @@ import pytest
 
 from paribus import parts
 from paribus.analysis import records
+from paribus.engine import training
+from paribus.engine.members import Stopped
 from paribus.engine.settings import Settings
 from paribus.engine.worker import Worker
-from paribus.store import Store
+from paribus.store import Attempt, DiskError, Store
 from paribus.study import source
 from paribus.study.plan import Plan, study_record, work
 from paribus.text import paths
@@ -112,3 +116,73 @@ def test_dropout_of_attention_runs_on_the_reference_kernel(tmp_path: Path) -> No
     assert worker.run() == 0
     found = records.rows(plan.store, study_record(Plan(plan.study, plan.store)))
     assert {r["kernel"] for r in found} == {"reference"}
+
+
+def stacked(folder: Path) -> tuple[Worker, list[str]]:
+    """A worker that has done nothing yet, and the units of one stack of eight seeds."""
+    text = STUDY.replace("factors=[position]", "factors=[position], seeds=8")
+    (folder / "w.py").write_text(text.format(optim="optim.adamw(lr=1e-3)", more=""))
+    plan = Plan(source.load(str(folder / "w.py")).study, Store(folder / "runs"))
+    for trial_id, item in plan.unique.items():
+        plan.store.declare(trial_id, item.trial.data)
+    worker = Worker(work(plan, plan.items, 8, base=folder), Settings())
+    worker.say = lambda **_: None  # type: ignore[method-assign]
+    return worker, list(worker.work["packs"][0])
+
+
+def refusing(worker: Worker, unit: str, again: int) -> Callable[[str, str], Attempt | None]:
+    """`Store.open` as a disk would have it that refuses one unit, so many times."""
+    plain, left = worker.store.open, again
+
+    def opened(trial: str, who: str) -> Attempt | None:
+        nonlocal left
+        if trial == unit and left:
+            left -= 1
+            raise DiskError("full", errno.ENOSPC)
+        return plain(trial, who)
+
+    return opened
+
+
+def test_a_claim_that_the_disk_refuses_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker, units = stacked(tmp_path)
+    monkeypatch.setattr(worker.store, "open", refusing(worker, units[5], 1))
+    assert [m.trial for m in training._claimed(worker, units)] == units
+    worker.id = "another"
+    assert training._claimed(worker, units[3:]) == [], "held already: the pack is left alone"
+    worker.me.close()
+
+
+def test_claims_are_given_back_where_a_worker_is_stopped_among_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker, units = stacked(tmp_path)
+    monkeypatch.setattr(worker.store, "open", refusing(worker, units[3], 99))
+    monkeypatch.setattr(worker, "stop", lambda: True)
+    with pytest.raises(Stopped):
+        training._claimed(worker, units)
+    states = [worker.store.state(u).state for u in units]
+    assert states == ["interrupted"] * 3 + ["planned"] + ["interrupted"] * 4
+    worker.me.close()
+
+
+def test_one_whose_result_is_not_taken_spoils_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process ends a member of a stack while it is finished: the rest are done."""
+    worker, units = stacked(tmp_path)
+    plain = Attempt.finish
+
+    def finish(self: Attempt, *a: Any, **k: Any) -> str | None:
+        if self.trial == units[2]:
+            os.rename(self.path / "claim", self.path / "gone")
+        return plain(self, *a, **k)
+
+    monkeypatch.setattr(Attempt, "finish", finish)
+    assert training.train(worker, units)
+    states = {u: worker.store.state(u).state for u in units}
+    assert states.pop(units[2]) != "done"
+    assert set(states.values()) == {"done"}
+    worker.me.close()

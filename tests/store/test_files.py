@@ -2,13 +2,15 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from paribus.store import DiskError, StoreError, find_home, init_home
+from paribus.store import DiskError, StoreError, at_once, find_home, init_home
 from paribus.store.files import encode, exists, names, publish, read, replace, share, write
 
 
@@ -160,3 +162,19 @@ def test_the_home_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert find_home(cwd=deep) == deep / "runs", "the nearest"
     monkeypatch.setenv("PARIBUS_HOME", str(tmp_path / "elsewhere"))
     assert find_home(deep / "study.py") == tmp_path / "elsewhere"
+
+
+def test_calls_go_side_by_side_and_each_has_its_own_outcome() -> None:
+    meet = threading.Barrier(4)  # none comes back before all are at it
+
+    def call(i: int) -> int:
+        meet.wait(30)
+        if i == 2:
+            raise DiskError("full", errno.ENOSPC)
+        return i
+
+    done = at_once([partial(call, i) for i in range(4)])
+    assert [d.result() for d in done if d.exception() is None] == [0, 1, 3]
+    assert isinstance(done[2].exception(), DiskError)
+    assert at_once([]) == []
+    assert at_once([lambda: "alone"])[0].result() == "alone"

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -171,3 +172,25 @@ def test_blocked(store: Store) -> None:
     assert store.state("t1").state == "running"
     worker.close()
     assert (store.state("t1").state, store.state("t1").beat) == ("running", None)
+
+
+def test_threads_that_look_at_once_count_no_time_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Late(workers._Seen):
+        """What was seen, with a pause between its two halves."""
+
+        def __setattr__(self, name: str, value: object) -> None:
+            if name == "at":
+                time.sleep(0.02)
+            super().__setattr__(name, value)
+
+    monkeypatch.setattr(workers, "_Seen", Late)
+    now = 0.0
+    watch = Watch(tmp_path, 60, clock=lambda: now)
+    claim = {**owners.identity("w"), "boot": "other", "host": "elsewhere"}
+    assert not watch.judge(claim)[0]
+    now = 10.0
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(watch.judge, [claim] * 8))
+    assert "last sign of life 10 s ago" in watch.judge(claim)[1]

@@ -18,7 +18,7 @@ from paribus.engine.evaluate import Setting, evaluate
 from paribus.engine.members import Stopped
 from paribus.errors import Refused, SpecError
 from paribus.spec import canonical
-from paribus.store import Fenced
+from paribus.store import Fenced, at_once
 
 if TYPE_CHECKING:
     from paribus.engine.worker import Worker
@@ -62,17 +62,23 @@ def judge(w: Worker, trials: Sequence[str]) -> bool:
             raise Stopped
         with ExitStack() as held:
             claims: list[_Claimed] = []
-            for trial, c in group:
-                above = c.get("above", 0)
-                claim = w.write(
-                    partial(w.store.claim_evaluation, trial, c["id"], w.id, above=above)
-                )
+            calls = [
+                partial(w.store.claim_evaluation, t, c["id"], w.id, above=c.get("above", 0))
+                for t, c in group
+            ]
+            tried = at_once(calls)
+            for done in tried:  # before anything is asked again: they are released in any case
+                if done.exception() is None and done.result() is not None:
+                    held.enter_context(done.result())
+            for (trial, c), done, call in zip(group, tried, calls, strict=True):
+                claim = w.result(done, call)
                 if claim is not None:
-                    claims.append(_Claimed(trial, c, held.enter_context(claim)))
+                    if done.exception() is not None:
+                        held.enter_context(claim)
+                    claims.append(_Claimed(trial, c, claim))
             moved |= bool(claims)
             if len(claims) > 1 and (records := _stacked(w, claims, weights)):
-                for one, record in zip(claims, records, strict=True):
-                    _publish(w, one, record)
+                _publish(w, claims, records)
             else:
                 for one in claims:
                     _judge(w, one, weights)
@@ -151,22 +157,24 @@ def _judge(w: Worker, one: _Claimed, weights: _Weights) -> None:
         record = {"status": "refused", "reason": str(error)}
     except (Exception, SystemExit) as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:500]
-        _told(w, one, partial(claim.fail, reason), "failed", reason=reason)
+        _told(w, one, partial(w.write, partial(claim.fail, reason)), "failed", reason=reason)
         return
-    _publish(w, one, record)
+    _publish(w, [one], [record])
 
 
-def _publish(w: Worker, one: _Claimed, record: Mapping[str, Any]) -> None:
-    c = one.condition
-    own = {**record, "condition": c["id"], "key": c["key"]}
-    _told(w, one, partial(one.claim.publish, own), "evaluated")
+def _publish(w: Worker, claims: Sequence[_Claimed], records: Sequence[Mapping[str, Any]]) -> None:
+    calls = []
+    for (_, c, claim), record in zip(claims, records, strict=True):
+        calls.append(partial(claim.publish, {**record, "condition": c["id"], "key": c["key"]}))
+    for one, call, done in zip(claims, calls, at_once(calls), strict=True):
+        _told(w, one, partial(w.result, done, call), "evaluated")
 
 
 def _told(w: Worker, one: _Claimed, write: Callable[[], Any], event: str, **more: Any) -> None:
-    """Write what came out, and say so."""
+    """Have written what came out, and say so."""
     about = {"trial": one.trial, "name": w.work["trials"][one.trial]["name"]}
     try:
-        w.write(write)
+        write()
         w.say(event=event, **about, condition=one.condition["key"], **more)
     except Fenced as error:  # another worker took it over: its record counts
         w.say(event="fenced", **about, reason=str(error))

@@ -23,12 +23,13 @@ from paribus.errors import Refused, SpecError
 from paribus.nn.declare import declare
 from paribus.nn.freeze import trained_paths
 from paribus.spec import Model, digest
-from paribus.store import Attempt, DiskError, Fenced
+from paribus.store import Attempt, DiskError, Fenced, at_once
 
 if TYPE_CHECKING:
     from paribus.engine.worker import Worker
 
 FRESH, BUSY = 76, 77  # exit codes: start me again; start me when the GPU is free
+FINISH = 8  # results of a stack that are published side by side
 PATIENCE = 3  # losses without a new checkpoint after which a trial waits for the others
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE)
 
@@ -69,18 +70,24 @@ def train(w: Worker, units: Sequence[str]) -> bool:
 
 
 def _claimed(w: Worker, units: Sequence[str]) -> list[Member]:
+    """Members of those units that could be claimed.  The first is claimed alone: who has it has
+    the pack, and others leave it to them."""
+    calls = [partial(w.store.open, unit, w.id) for unit in units]
+    first: Attempt | None = w.write(calls[0])
+    if first is None:
+        return []
+    tried = at_once(calls[1:])
     out: list[Member] = []
+    at = 0
     try:
-        for unit in units:
-            attempt: Attempt | None = w.write(partial(w.store.open, unit, w.id))
-            if attempt is None:
-                if not out:
-                    break  # another worker is at this pack: leave it to them
-                continue
-            m = _member(w, unit, attempt)
+        for at, (unit, call) in enumerate(zip(units, calls, strict=True)):
+            attempt: Attempt | None = w.result(tried[at - 1], call) if at else first
+            m = None if attempt is None else _member(w, unit, attempt)
             if m is not None:
                 out.append(m)
     except Stopped:
+        held = [f.result() for f in tried[at:] if f.exception() is None]
+        out += [Member(a.trial, a.trial, 0, [], attempt=a) for a in held if a is not None]
         for m in out:
             _give_back(w, m, "stopped")
         raise
@@ -230,33 +237,46 @@ def _give_back(w: Worker, m: Member, reason: str, **info: Any) -> None:
 
 
 def _finish(w: Worker, trainer: Trainer, group: list[Member]) -> None:
-    kept = w.work.get("keep", ())
-    for e, m in enumerate(group):
-        if m.attempt is None or m.state is None or m.reason is not None:
-            continue
-        trunk, info = m.until is not None, trainer.summary(e) | {"data": w.prints(m)}
-        rates = trainer.curve(e)["lr"]
-        info["lr"] = [min(rates), max(rates)] if rates else None
-        info["engine"]["code"] = w.code
-        if not trunk and (found := realised(trainer, e)):
-            info["realised"] = found
-        try:
-            keep = 0
-            if trunk or "state" in kept:
-                trainer.save()
-                keep = 1
-            weights = (
-                None
-                if trunk
-                else checkpoint.weights(weights_of(m.state[0], m.phases[-1].spec.optim))
-            )
-            extra = {} if trunk else _best(w, trainer, e, m.attempt, info)
-            w.write(partial(m.attempt.finish, weights, info, keep=keep, extra=extra))
-            w.say(event="end", trial=m.trial, name=m.name, state="done")
+    """Publish what a stack came to, some members side by side."""
+    if "state" in w.work.get("keep", ()) or any(m.until is not None for m in group):
+        trainer.save()
+    for i in range(0, len(group), FINISH):  # as many weights are held beside the states
+        calls = {
+            e: call
+            for e, m in enumerate(group)
+            if i <= e < i + FINISH and (call := _result(w, trainer, e, m)) is not None
+        }
+        for (e, call), done in zip(calls.items(), at_once([*calls.values()]), strict=True):
+            m = group[e]
+            try:
+                w.result(done, call)
+                w.say(event="end", trial=m.trial, name=m.name, state="done")
+            except Fenced as error:
+                w.say(event="fenced", trial=m.trial, name=m.name, reason=str(error))
             m.attempt = None
-        except Fenced as error:
-            w.say(event="fenced", trial=m.trial, name=m.name, reason=str(error))
-            m.attempt = None
+
+
+def _result(w: Worker, trainer: Trainer, e: int, m: Member) -> Callable[[], Any] | None:
+    """The call that publishes the result of member ``e``; None if it has none."""
+    if m.attempt is None or m.state is None or m.reason is not None:
+        return None
+    trunk, info = m.until is not None, trainer.summary(e) | {"data": w.prints(m)}
+    rates = trainer.curve(e)["lr"]
+    info["lr"] = [min(rates), max(rates)] if rates else None
+    info["engine"]["code"] = w.code
+    if trunk:
+        return partial(m.attempt.finish, None, info, keep=1)
+    if found := realised(trainer, e):
+        info["realised"] = found
+    keep = int("state" in w.work.get("keep", ()))
+    weights = checkpoint.weights(weights_of(m.state[0], m.phases[-1].spec.optim))
+    try:
+        extra = _best(w, trainer, e, m.attempt, info)
+    except Fenced as error:
+        w.say(event="fenced", trial=m.trial, name=m.name, reason=str(error))
+        m.attempt = None
+        return None
+    return partial(m.attempt.finish, weights, info, keep=keep, extra=extra)
 
 
 def realised(trainer: Trainer, e: int) -> dict[str, Any]:

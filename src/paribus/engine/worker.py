@@ -13,6 +13,7 @@ import stat
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -109,6 +110,14 @@ class Worker(Resident):
                 self._mark(WORKING)
                 self.say(event="unblocked")
             return done
+
+    def result(self, tried: Future[Any], call: Callable[[], Any]) -> Any:
+        """What one of several writes `at_once` returned; one that the disk refused is done again,
+        as by `write`."""
+        try:
+            return tried.result()
+        except DiskError:
+            return self.write(call)
 
     def wait_for_disk(self, error: OSError | DiskError) -> None:
         """Wait until a file of some size can be written again."""

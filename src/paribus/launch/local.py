@@ -11,6 +11,7 @@ import selectors
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -49,7 +50,7 @@ class Slot:
     device: str
     others: tuple[str, ...] = ()
     busy: Callable[[], str] = lambda: ""
-    process: subprocess.Popen[bytes] | Group | None = None
+    process: Process | Group | None = None
     running: dict[str, Any] | None = None
     moved: float = 0.0
     worked: bool = False
@@ -130,8 +131,8 @@ class Crew:
         for slot in self.slots:
             if slot.process is not None and slot.process.poll() is None:
                 slot.process.terminate()
-            if isinstance(slot.process, subprocess.Popen):
-                _no_more(slot.process)
+            if isinstance(slot.process, Process):
+                slot.process.no_more()
 
     def _signalled(self, number: int, _: Any) -> None:
         self.interrupted |= number == signal.SIGINT
@@ -175,7 +176,7 @@ class Crew:
                 self._spawn(other, WORKER, {**about, "work": home, "wait": True})
                 other.waiting = True
         process = slot.process
-        assert isinstance(process, subprocess.Popen)
+        assert isinstance(process, Process)
         while process.poll() is None and not slot.waiting:
             for key, _ in self._selector.select(timeout=0.5):
                 self._read(key, found)
@@ -188,8 +189,8 @@ class Crew:
         if slot.waiting:
             return 0
         for each in slots:
-            if isinstance(each.process, subprocess.Popen):
-                _no_more(each.process)
+            if isinstance(each.process, Process):
+                each.process.no_more()
         code = process.wait()
         slot.process = None
         for line in failed:
@@ -213,9 +214,9 @@ class Crew:
             for slot, about in zip(self.slots, told, strict=True):
                 # That of the preflight is itself what fills its device.
                 ready = slot.waiting and (slot is self.slots[0] or self._ready(slot))
-                if ready and isinstance(slot.process, subprocess.Popen):
+                if ready and isinstance(slot.process, Process):
                     slot.waiting, slot.moved = False, time.monotonic()
-                    _tell(slot.process, about)
+                    slot.process.tell(about)
                 if slot.process is None and not slot.over and not self.why and self._ready(slot):
                     self._spawn(slot, WORKER, about)
             if all(s.process is None for s in self.slots) and (
@@ -250,7 +251,7 @@ class Crew:
     def _spawn(self, slot: Slot, module: str, told: Mapping[str, Any]) -> None:
         more = (module == PREFLIGHT or "wait" in told) and not slot.others
         start = partial(_start, module, more=more)
-        process: subprocess.Popen[bytes] | Group
+        process: Process | Group
         if slot.others and module == WORKER:
             process = Group(len(slot.devices), start, told)
             streams = process.streams
@@ -259,6 +260,8 @@ class Crew:
             assert process.stdout and process.stderr
             streams = [(process.stdout, True), (process.stderr, False)]
         slot.process, slot.running, slot.noise = process, None, []
+        if self.why:  # a signal that came while it was started had nobody to tell
+            process.terminate()
         slot.moved, slot.worked, slot.called_stuck = time.monotonic(), False, False
         for stream, is_events in streams:
             os.set_blocking(stream.fileno(), False)
@@ -411,9 +414,41 @@ def settings_at(slot: Slot, settings: Mapping[str, Any]) -> dict[str, Any]:
     return {**settings, "device": slot.device, **own}
 
 
-def _start(module: str, told: Mapping[str, Any], *, more: bool = False) -> subprocess.Popen[bytes]:
-    """A process of Python that is told this on its standard input, and may be told more."""
-    process = subprocess.Popen(
+class Process(subprocess.Popen[bytes]):
+    """A process of Python that is told its work on its standard input.
+
+    It is told by a thread: a pipe holds 64 KB, and while one process loads torch and reads nothing
+    the others are to be started, and signals heard.
+    """
+
+    _telling: threading.Thread | None = None
+
+    def tell(self, told: Mapping[str, Any], *, more: bool = False) -> None:
+        """Say a line, the last one unless there may be more."""
+
+        def say(before: threading.Thread | None) -> None:
+            if before is not None:
+                before.join()
+            with suppress(BrokenPipeError, ValueError):  # it has ended; no more was to be said
+                assert self.stdin
+                self.stdin.write(json.dumps(told).encode() + b"\n")
+                self.stdin.flush()
+            if not more:
+                self.no_more()
+
+        name = f"paribus tells {self.pid}"
+        self._telling = threading.Thread(target=say, args=(self._telling,), name=name, daemon=True)
+        self._telling.start()
+
+    def no_more(self) -> None:
+        with suppress(BrokenPipeError):
+            assert self.stdin
+            self.stdin.close()
+
+
+def _start(module: str, told: Mapping[str, Any], *, more: bool = False) -> Process:
+    """A process of Python that is told this, and may be told more."""
+    process = Process(
         [sys.executable, "-m", module],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -421,24 +456,8 @@ def _start(module: str, told: Mapping[str, Any], *, more: bool = False) -> subpr
         env=_environment(str(told["settings"].get("threads", 1)), Path(told["work"]["home"])),
         start_new_session=True,  # a terminal's Ctrl-C reaches the launcher alone
     )
-    _tell(process, told, more=more)
+    process.tell(told, more=more)
     return process
-
-
-def _tell(process: subprocess.Popen[bytes], told: Mapping[str, Any], *, more: bool = False) -> None:
-    """Say a line, the last one unless there may be more."""
-    assert process.stdin
-    with suppress(BrokenPipeError):
-        process.stdin.write(json.dumps(told).encode() + b"\n")
-        process.stdin.flush()
-    if not more:
-        _no_more(process)
-
-
-def _no_more(process: subprocess.Popen[bytes]) -> None:
-    assert process.stdin
-    with suppress(BrokenPipeError):
-        process.stdin.close()
 
 
 def _environment(threads: str, home: Path) -> dict[str, str]:

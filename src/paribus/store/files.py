@@ -12,7 +12,8 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from typing import Any
 from paribus.errors import ParibusError
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+_AT_ONCE = 16  # calls that wait for the disk side by side
 _TRIES = 3  # how often a temporary file may be cleared away under its writer's hands
 
 
@@ -245,3 +247,28 @@ def _copy(source: Path, target: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+# ── several calls ───────────────────────────────────────────────────────────────────────────────
+
+
+def at_once(calls: Sequence[Callable[[], Any]]) -> list[Future[Any]]:
+    """Make several calls side by side, each once; all are over when this returns.
+
+    Most of a call that writes is waiting for the disk, and a disk makes durable in one go what
+    waits together.  Each call is what it is alone: nothing of its order changes.
+    """
+    if len(calls) < 2:
+        return [_tried(call) for call in calls]
+    with ThreadPoolExecutor(_AT_ONCE, "paribus disk") as pool:
+        return list(pool.map(_tried, calls))
+
+
+def _tried(call: Callable[[], Any]) -> Future[Any]:
+    """The outcome of a call: what it returns or raises."""
+    out: Future[Any] = Future()
+    try:
+        out.set_result(call())
+    except Exception as error:
+        out.set_exception(error)
+    return out

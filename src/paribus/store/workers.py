@@ -166,7 +166,7 @@ class Watch:
     in another container, the beat is watched: it is lost when the beat has not changed for
     `patience` seconds (or the owner's own patience, if that is longer) of this process's clock.
     Between two looks at most a quarter of that is counted, so that nobody is taken for lost after
-    everything stood still.
+    everything stood still.  Threads may look at once: no stretch of time is counted twice.
     """
 
     def __init__(
@@ -176,6 +176,7 @@ class Watch:
         self.patience = patience
         self.clock = clock
         self._seen: dict[str, _Seen] = {}
+        self._looking = threading.Lock()
 
     def judge(self, claim: Mapping[str, Any]) -> tuple[bool, str]:
         """(lost, reason) of the process that wrote `claim`."""
@@ -183,7 +184,8 @@ class Watch:
         if alive is not None:
             return not alive, reason
         patience = max(self.patience, float(claim.get("patience", 0)))
-        still = self._still(str(claim["worker"]), patience)
+        with self._looking:
+            still = self._still(str(claim["worker"]), patience)
         who = f"process {claim['pid']} on {claim['host']} (worker {claim['worker']})"
         if still >= patience:
             return True, f"{who} has given no sign of life for {patience:g} s"

@@ -1,0 +1,67 @@
+"""Workers as processes: how they are told their work, and that none is missed by a stop."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from paribus.launch import local
+from paribus.launch.progress import Progress
+from paribus.store import Store
+
+LATE = """
+import sys, time
+time.sleep(2)  # as one that loads torch
+print(len(sys.stdin.readline()), sys.stdin.readline().strip(), repr(sys.stdin.readline()))
+"""
+
+
+def python(code: str) -> local.Process:
+    pipe = subprocess.PIPE
+    return local.Process([sys.executable, "-c", code], stdin=pipe, stdout=pipe, stderr=pipe)
+
+
+def test_nobody_waits_for_a_process_that_does_not_read_yet() -> None:
+    """Its work is longer than a pipe holds: the others were started only when it had read it."""
+    process = python(LATE)
+    began = time.monotonic()
+    process.tell({"work": "x" * 1_000_000}, more=True)
+    process.tell({"more": 1})
+    assert time.monotonic() - began < 1
+    assert process.stdout
+    assert process.stdout.read().decode().split() == ["1000013", '{"more":', "1}", "''"]
+    assert process.wait(30) == 0
+
+
+def test_one_that_has_ended_is_told_in_vain() -> None:
+    process = python("")
+    process.wait(30)
+    process.tell({"work": "x" * 1_000_000})
+    assert process._telling is not None
+    process._telling.join(30)
+    process.no_more()
+
+
+def test_a_stop_while_a_worker_is_started_reaches_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crew = local.Crew(Store(tmp_path), "x@main", Progress({}, None), local.Limits())
+
+    def start(module: str, told: Mapping[str, Any], *, more: bool) -> local.Process:
+        process = python("import time; time.sleep(60)")
+        crew.stop("SIGTERM")  # what a signal's handler does, before the slot knows the process
+        return process
+
+    monkeypatch.setattr(local, "_start", start)
+    slot = local.Slot(1, "cpu")
+    crew.slots = [slot]
+    crew._spawn(slot, local.WORKER, {})
+    assert slot.process is not None
+    assert slot.process.wait(timeout=30) == -signal.SIGTERM
