@@ -12,10 +12,12 @@ from typing import Any
 
 import pytest
 
+from paribus.engine.settings import Settings
 from paribus.launch import local
 from paribus.launch.progress import Progress
 from paribus.store import Store
 
+SEEN = "CUDA_VISIBLE_DEVICES"
 LATE = """
 import sys, time
 time.sleep(2)  # as one that loads torch
@@ -65,3 +67,29 @@ def test_a_stop_while_a_worker_is_started_reaches_it(
     crew._spawn(slot, local.WORKER, {})
     assert slot.process is not None
     assert slot.process.wait(timeout=30) == -signal.SIGTERM
+
+
+@pytest.mark.parametrize(
+    ("shown", "device", "seen"),
+    [(None, "cuda:3", "3"), ("4,6", "cuda:1", "6"), ("GPU-a, GPU-b", "cuda:1", "GPU-b")],
+)
+def test_a_process_of_one_gpu_sees_it_alone(
+    shown: str | None, device: str, seen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was compiled on one GPU serves on all: torch keeps it by the device's number."""
+    monkeypatch.delenv(SEEN, raising=False)
+    if shown is not None:
+        monkeypatch.setenv(SEEN, shown)
+    at = local.settings_at(local.Slot(1, device), {"threads": 2})
+    settings = Settings(**at)
+    assert (settings.device, settings.known, settings.devices) == ("cuda:0", device, ())
+    env = local._environment(at, Path("home"))
+    assert (env[SEEN], env["OMP_NUM_THREADS"]) == (seen, "2")
+
+
+def test_others_see_what_the_launcher_sees(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(SEEN, "4,6")
+    for slot in (local.Slot(1, "cpu"), local.Slot(1, "mps"), local.Slot(1, "cuda:0", ("cuda:1",))):
+        at = local.settings_at(slot, {})
+        assert (at["device"], Settings(**at).known) == (slot.device, slot.device)
+        assert local._environment(at, Path("home"))[SEEN] == "4,6"

@@ -16,9 +16,9 @@ from paribus.nn.flex import BLOCK
 from paribus.spec import Model, Spec
 
 LENGTHS = 8  # lengths of packed rows at most: each is compiled, which takes tens of seconds
-# Rows are packed where less than half of them is text, and in long trainings (these operations of
-# one trial: most of a minute) where less than nine tenths are.
-HALF, MOST, LONG = 0.5, 0.9, 1e16
+# Rows are packed where less than half of them is text, and, where that spares these operations (of
+# one trial: a minute or two of a GPU), where less than nine tenths are.
+HALF, MOST, LONG = 0.5, 0.9, 3e16
 
 
 def worth(batch: Mapping[str, Tensor], spec: Spec) -> bool:

@@ -13,6 +13,7 @@ from paribus.errors import ParibusError
 class Settings:
     """Attributes:
     device: "cpu", "cuda:0" or "mps".
+    gpu: the number by which its launcher knows the GPU that this process sees alone, as its first.
     devices: of each rank, where several processes train one trial; () for one process.
     patience: seconds after which a rank that says nothing is taken for lost.
     threads: CPU threads of this process; on the CPU bit-equality is promised with one.
@@ -28,6 +29,7 @@ class Settings:
     """
 
     device: str = "cpu"
+    gpu: int | None = None
     devices: Sequence[str] = ()
     patience: float = 1800.0
     threads: int = 1
@@ -39,6 +41,11 @@ class Settings:
     alone: bool = True
     checkpoint_every: float = 30.0
     checkpoint_steps: int | None = None
+
+    @property
+    def known(self) -> str:
+        """The device as the launcher knows it."""
+        return self.device if self.gpu is None else f"cuda:{self.gpu}"
 
     @property
     def world(self) -> int:
@@ -126,7 +133,7 @@ def taken_by_others(settings: Settings) -> str:
     others = total - free - torch.cuda.memory_reserved(settings.device) - CONTEXT
     if others < total // 20:
         return ""
-    number = settings.device.partition(":")[2] or "0"
+    number = settings.known.partition(":")[2] or "0"
     return f"GPU {number}: {others / 1e9:.0f} GB in use by another process"
 
 

@@ -142,7 +142,7 @@ class Worker(Resident):
             **self.work.get("provenance", {}),
             "engine": describe(self.settings),
             "torch": flags(self.settings),
-            "settings": self.settings.data(),
+            "settings": {**self.settings.data(), "device": self.settings.known},
         }
         content = json.dumps(about, indent=1, sort_keys=True).encode()
         self._described = self.write(lambda: attempt.describe(content, self._described))

@@ -409,9 +409,14 @@ class Crew:
 
 
 def settings_at(slot: Slot, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Engine settings of a slot's processes."""
-    own = {"devices": slot.devices} if slot.others else {}
-    return {**settings, "device": slot.device, **own}
+    """Engine settings of a slot's processes.  A process of one GPU sees that one alone: compiled
+    code is kept by the device's number, and so what was compiled on one serves on all."""
+    if slot.others:
+        return {**settings, "device": slot.device, "devices": slot.devices}
+    kind, _, number = slot.device.partition(":")
+    if kind != "cuda":
+        return {**settings, "device": slot.device}
+    return {**settings, "device": "cuda:0", "gpu": int(number or 0)}
 
 
 class Process(subprocess.Popen[bytes]):
@@ -453,21 +458,25 @@ def _start(module: str, told: Mapping[str, Any], *, more: bool = False) -> Proce
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env=_environment(str(told["settings"].get("threads", 1)), Path(told["work"]["home"])),
+        env=_environment(told["settings"], Path(told["work"]["home"])),
         start_new_session=True,  # a terminal's Ctrl-C reaches the launcher alone
     )
     process.tell(told, more=more)
     return process
 
 
-def _environment(threads: str, home: Path) -> dict[str, str]:
-    """Threads, GPUs numbered as nvidia-smi numbers them, and where compiled code is kept, so that
-    no worker and no later run compiles again what one has compiled."""
+def _environment(settings: Mapping[str, Any], home: Path) -> dict[str, str]:
+    """Threads, GPUs numbered as nvidia-smi numbers them, the one GPU that a process is to see, and
+    where compiled code is kept, so that no worker and no later run compiles again what one has."""
     usual = {
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
         "TORCHINDUCTOR_CACHE_DIR": str(home.absolute() / "cache" / "compiled"),
     }
+    threads = str(settings.get("threads", 1))
     own = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+    if (gpu := settings.get("gpu")) is not None:
+        shown = os.environ.get("CUDA_VISIBLE_DEVICES")
+        own["CUDA_VISIBLE_DEVICES"] = str(gpu) if shown is None else shown.split(",")[gpu].strip()
     return {**usual, **os.environ, **own}
 
 
