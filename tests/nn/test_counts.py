@@ -15,6 +15,7 @@ from paribus import parts, presets
 from paribus.errors import SpecError
 from paribus.nn import flops
 from paribus.nn.declare import counts, declare, total
+from paribus.nn.norms import layernorm
 from paribus.nn.transformer import Transformer
 from tests.nn.models import every_part, model_with, parameters, tokens
 
@@ -165,8 +166,10 @@ def test_gpt2_small_flops():
 
 
 @pytest.mark.parametrize("base", ["gpt2", "llama", "kerple", "softcap"])
-def test_memory_is_what_autograd_keeps(base):
-    """Activations within 15 % of the bytes that the graph holds on to."""
+def test_memory_is_what_autograd_keeps(base, monkeypatch):
+    """Activations within 15 % of the bytes that the graph holds on to, as on a GPU: a CPU's norms
+    keep less."""
+    monkeypatch.setattr(layernorm, "within", lambda x, gain: False)
     if base == "kerple":
         model = model_with(positions.kerple(), width=128, vocab=512)
     elif base == "softcap":  # a large vocabulary, so that it shows

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from paribus import positions
+from paribus import mlps, norms, positions
 from paribus.nn import _cpu, attention
-from paribus.nn._cpu import Product, SquaredRelu
+from paribus.nn._cpu import Product, Relu2, SquaredRelu
 from paribus.nn.linear import linear
 
 
@@ -85,6 +85,82 @@ def test_squared_relu_is_that_of_torch() -> None:
     assert torch.equal(found, want)
     g = torch.randn_like(want)
     assert torch.equal(*(torch.autograd.grad(y, x, g)[0] for y in (found, want)))
+
+
+def _weights(E: int) -> tuple[torch.Tensor, ...]:
+    torch.manual_seed(0)
+    made = torch.randn(E, 3, 40, 16), torch.randn(E, 27, 16), torch.randn(E, 16, 27)
+    return tuple(t.requires_grad_() for t in made)
+
+
+def test_hidden_units_and_their_gradients_are_those_of_float64() -> None:
+    x, up, down = given = _weights(2)
+    wide = [t.detach().double().requires_grad_() for t in given]
+    y = Relu2.of(x, up, down)
+    want = torch.relu(wide[0] @ wide[1][:, None].mT).square() @ wide[2][:, None].mT
+    torch.testing.assert_close(y.double(), want, rtol=1e-5, atol=1e-4)
+    g = torch.randn_like(y)
+    mine, theirs = torch.autograd.grad(y, given, g), torch.autograd.grad(want, wide, g.double())
+    for a, b in zip(mine, theirs, strict=True):
+        torch.testing.assert_close(a.double(), b, rtol=1e-5, atol=1e-3)
+
+
+@pytest.mark.parametrize("trained", [(1, 0, 0), (0, 1, 0), (0, 0, 1), (0, 1, 1)])
+def test_hidden_units_differentiate_what_they_must(trained: tuple[int, ...]) -> None:
+    given = [t.detach().requires_grad_(bool(n)) for t, n in zip(_weights(1), trained, strict=True)]
+    every = _weights(1)
+    Relu2.of(*given).square().sum().backward()
+    Relu2.of(*every).square().sum().backward()
+    for mine, whole, n in zip(given, every, trained, strict=True):
+        assert (mine.grad is not None) == bool(n)
+        assert not n or torch.equal(mine.grad, whole.grad)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_norms_and_hidden_units_of_a_stack_are_those_of_trials_alone(bias: bool) -> None:
+    x, up, down = _weights(3)
+    norm = norms.layernorm(bias=bias)
+    p = {n: torch.randn(3, 1, 1, 16, requires_grad=True) for n in norm.params(16)}
+
+    def both(x: torch.Tensor, p: dict[str, torch.Tensor], *w: torch.Tensor) -> list[torch.Tensor]:
+        y = Relu2.of(norm.forward(p, x), *w)
+        return [y, *torch.autograd.grad(y.square().sum(), (x, *p.values(), *w))]
+
+    stacked = both(x, p, up, down)
+    for e in range(3):
+        own = [t[e : e + 1].detach().requires_grad_() for t in (x, up, down)]
+        alone = {n: t[e : e + 1].detach().requires_grad_() for n, t in p.items()}
+        for one, every in zip(both(own[0], alone, *own[1:]), stacked, strict=True):
+            assert torch.equal(one[0], every[e])
+
+
+@pytest.mark.parametrize("hidden", [1, 2])
+def test_few_hidden_units_of_a_stack_are_those_of_trials_alone(hidden: int) -> None:
+    torch.manual_seed(0)
+    mlp, x = mlps.relu2(hidden=hidden), torch.randn(3, 2, 50, 16)
+    p = {"up": torch.randn(3, hidden, 16), "down": torch.randn(3, 16, hidden)}
+    stacked = mlp.forward(p, x)
+    for e in range(3):
+        alone = mlp.forward({n: t[e : e + 1] for n, t in p.items()}, x[e : e + 1])
+        assert torch.equal(alone[0], stacked[e])
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shared", [True, False])
+def test_layer_norm_and_its_gradients_are_those_of_float64(bias: bool, shared: bool) -> None:
+    torch.manual_seed(0)
+    norm = norms.layernorm(bias=bias)
+    x = torch.randn(1 if shared else 2, 3, 5, 16, requires_grad=True)
+    p = [torch.randn(2, 1, 1, 16, requires_grad=True) for _ in norm.params(16)]
+    wide = [t.detach().double().requires_grad_() for t in (x, *p)]
+    y = norm.forward(dict(zip(norm.params(16), p, strict=True)), x)
+    mean, gap = wide[0].mean(-1, keepdim=True), wide[0].var(-1, keepdim=True, correction=0)
+    want = (wide[0] - mean) / (gap + norm.eps).sqrt() * wide[1] + (wide[2] if bias else 0)
+    torch.testing.assert_close(y.double(), want, rtol=1e-5, atol=1e-5)
+    g = torch.randn_like(y)
+    mine = torch.autograd.grad(y, (x, *p), g)
+    for a, b in zip(mine, torch.autograd.grad(want, wide, g.double()), strict=True):
+        torch.testing.assert_close(a.double(), b, rtol=1e-4, atol=1e-4)
 
 
 def test_bf16_attends_in_fp32_on_the_cpu() -> None:

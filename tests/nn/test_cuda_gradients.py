@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from paribus import presets, tasks
+from paribus import lazy, presets, tasks
 from paribus.contracts import IGNORE
 from paribus.engine.net import Net
 from paribus.nn import linear, losses
@@ -109,6 +109,7 @@ def test_a_training_loss_compiled_with_them(
     monkeypatch.setattr(losses, "on_gpu", lambda x: True)
     monkeypatch.setattr(gelu_mlp, "on_gpu", lambda x: True)
     torch.compiler.reset()
+    lazy.fill()
     for run in (loss, torch.compile(loss, backend="aot_eager", fullgraph=True)):
         found = torch.autograd.grad(run(p, batch), leaves)
         assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(want, found, strict=True))

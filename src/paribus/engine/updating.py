@@ -137,6 +137,8 @@ class Update:
         scale_E = sums.factor()
         loss_E = sums.loss / sums.count
         norm_E = self.freezing.norms(grads) * scale_E
+        by_path = self._together(dict(zip(self.freezing.trained, grads, strict=True)))
+        grads = list(by_path.values())
         finite_E = torch.isfinite(norm_E) & torch.isfinite(loss_E)
         alive_E = torch.tensor(list(alive), device=self.device)
         keep_E = finite_E & alive_E
@@ -152,10 +154,14 @@ class Update:
         for rate in self.optims[0].rates:
             v[rate] = torch.where(keep_E, v[rate], 0.0)
         with torch.no_grad(), self.freezing.held(self.params):
-            self._change(v, dict(zip(self.freezing.trained, grads, strict=True)), step)
+            self._change(v, by_path, step)
         if before is not None:  # what is masked out keeps its optimizer state too
             checkpoint.put_back(self.state, before, keep_E)
         return Done(loss_E, norm_E, finite_E | ~alive_E)
+
+    def _together(self, grads: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Gradients in the pieces that are updated; they are changed in place."""
+        return grads
 
     def _change(self, v: dict[str, Tensor], grads: Mapping[str, Tensor], step: int) -> None:
         params = {k: self.params[k] for k in grads}
@@ -163,8 +169,9 @@ class Update:
 
 
 class Flat(Update):
-    """The same to the bit, all that is updated alike as one tensor [E,n]: a pass of the optimizer
-    is then one operation, not one a tensor.
+    """The same to the bit, all that is updated alike as one tensor [E,n]: clipping and a pass of
+    the optimizer are then one operation each, not one a tensor.  Norms stay those of tensors, so
+    that a trial has its bits in a stack of which only some freeze a tensor.
 
     Parameters and optimizer state become views of these tensors.
 
@@ -195,9 +202,11 @@ class Flat(Update):
         for k in trained:
             self.params[k].requires_grad_()
 
+    def _together(self, grads: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {group: self._joined(group, grads) for group in self.paths}
+
     def _change(self, v: dict[str, Tensor], grads: Mapping[str, Tensor], step: int) -> None:
-        g = {group: self._joined(group, grads) for group in self.paths}
-        self.optims[0].update(v, self.whole, g, self.kept, step, self.alike)
+        self.optims[0].update(v, self.whole, grads, self.kept, step, self.alike)
 
     def _gathered(
         self, of: dict[str, Tensor], groups: Mapping[str, list[str]] | None = None

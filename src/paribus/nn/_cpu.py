@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 LEAST = 1 << 18  # multiplications of a product below which a call is what costs
 
@@ -74,6 +76,53 @@ class Product(torch.autograd.Function):
         x_END, w_EFD = ctx.saved_tensors
         x, w = ctx.needs_input_grad
         return _each(g_ENF, w_EFD.mT) if x else None, _weights(g_ENF, x_END) if w else None
+
+
+def product(x_END: Tensor, w_EFD: Tensor) -> Tensor:
+    """x wᵀ of each trial by the faster library, without its gradients."""
+    return _each(x_END, w_EFD) if suits(x_END, w_EFD) else torch.bmm(x_END, w_EFD.mT)
+
+
+def gradients(
+    g_ENF: Tensor, x_END: Tensor, w_EFD: Tensor, wanted: Sequence[bool]
+) -> tuple[Tensor | None, Tensor | None]:
+    """Those of a product, of x and of w, by the same library."""
+    x, w = wanted
+    if suits(x_END, w_EFD):
+        return _each(g_ENF, w_EFD.mT) if x else None, _weights(g_ENF, x_END) if w else None
+    return torch.bmm(g_ENF, w_EFD) if x else None, torch.bmm(g_ENF.mT, x_END) if w else None
+
+
+class Relu2(torch.autograd.Function):
+    """max(x upᵀ, 0)² downᵀ of each trial, to the bits of its operations one by one; passes over
+    the hidden units are made in place."""
+
+    @staticmethod
+    def of(x_EBTD: Tensor, up_EHD: Tensor, down_EDH: Tensor) -> Tensor:
+        E, (B, T, D) = up_EHD.shape[0], x_EBTD.shape[1:]
+        x_END = x_EBTD.to(up_EHD.dtype).reshape(-1, B * T, D)
+        if x_END.shape[0] != E:
+            x_END = x_END.expand(E, -1, -1)
+        y_END: Tensor = Relu2.apply(x_END, up_EHD, down_EDH)
+        return y_END.view(E, B, T, D)
+
+    @staticmethod
+    def forward(ctx: Any, x_END: Tensor, up_EHD: Tensor, down_EDH: Tensor) -> Tensor:
+        r_ENH = product(x_END, up_EHD).clamp_min_(0)
+        h_ENH = r_ENH * r_ENH
+        ctx.save_for_backward(x_END, up_EHD, down_EDH, r_ENH, h_ENH)
+        return product(h_ENH, down_EDH)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g_END: Tensor) -> tuple[Tensor | None, ...]:
+        x_END, up_EHD, down_EDH, r_ENH, h_ENH = ctx.saved_tensors
+        x, up, down = ctx.needs_input_grad
+        g_ENH, d_down = gradients(g_END, h_ENH, down_EDH, (x or up, down))
+        if g_ENH is None:
+            return None, None, d_down
+        g_ENH = torch.addcmul(g_ENH.new_zeros(()), g_ENH, r_ENH, value=2, out=g_ENH)
+        return *gradients(g_ENH, x_END, up_EHD, (x, up)), d_down
 
 
 class SquaredRelu(torch.autograd.Function):

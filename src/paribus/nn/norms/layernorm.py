@@ -40,6 +40,8 @@ class LayerNorm(Norm, frozen=True, kw_only=True):
 
     def forward(self, p: Mapping[str, Tensor], x: Tensor) -> Tensor:
         x = x.to(torch.promote_types(x.dtype, torch.float32))
+        if self.gain and within(x, p["gain"]):
+            return self._each(p["gain"], p.get("bias"), x)
         # To the same bits, torch's kernel for the CPU is twice as fast where it is given weights.
         unit = x.new_ones(x.shape[-1]) if x.device.type == "cpu" else None
         y = F.layer_norm(x, x.shape[-1:], unit, eps=self.eps)
@@ -48,3 +50,24 @@ class LayerNorm(Norm, frozen=True, kw_only=True):
         if self.gain:
             return y * p["gain"]
         return y + p["bias"] if self.bias else y
+
+    def _each(self, gain: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
+        """Trial by trial, gain and bias within the kernel: one pass forward and one backward."""
+        n, E = x.shape[-1], gain.shape[0]
+        if E == 1:
+            one = None if bias is None else bias.reshape(n)
+            return F.layer_norm(x, (n,), gain.reshape(n), one, self.eps)
+        gains = gain.reshape(E, n).unbind()
+        biases = [None] * E if bias is None else bias.reshape(E, n).unbind()
+        rows = x.expand(E, *x.shape[1:]).unbind()
+        y = [
+            F.layer_norm(row, (n,), g, b, self.eps)
+            for row, g, b in zip(rows, gains, biases, strict=True)
+        ]
+        return torch.stack(y)
+
+
+def within(x: Tensor, gain: Tensor) -> bool:
+    """Whether gain and bias are the kernel's, which takes them in one dtype with x: on a CPU that
+    runs operations one by one."""
+    return x.device.type == "cpu" and x.dtype == gain.dtype and not torch.compiler.is_compiling()
