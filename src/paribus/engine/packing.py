@@ -16,9 +16,10 @@ from paribus.nn.flex import BLOCK
 from paribus.spec import Model, Spec
 
 LENGTHS = 8  # lengths of packed rows at most: each is compiled, which takes tens of seconds
-# Rows are packed where less than half of them is text, and, where that spares these operations (of
-# one trial: a minute or two of a GPU), where less than nine tenths are.
-HALF, MOST, LONG = 0.5, 0.9, 3e16
+# Rows are packed where less than half of them is text, and, where that spares these operations of
+# one trial (four minutes of a GPU, as long as eight lengths take to be compiled), less than nine
+# tenths.
+HALF, MOST, LONG = 0.5, 0.9, 1e17
 
 
 def worth(batch: Mapping[str, Tensor], spec: Spec) -> bool:
