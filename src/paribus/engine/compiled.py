@@ -10,7 +10,10 @@ from typing import Any
 import torch
 
 from paribus import lazy
+from paribus.engine import helpers
 from paribus.engine.settings import Settings
+
+log = logging.getLogger(__name__)
 
 
 def compiles(settings: Settings) -> bool:
@@ -59,6 +62,7 @@ class Either:
             # Ours are made of plain operations, all of which the graph that is kept shows; without
             # this a fresh worker would trace every pass anew, with all code there.
             torch._functorch.config.autograd_cache_allow_custom_autograd_functions = True
+            helpers.watch()
             self._fast = torch.compile(function, dynamic=dynamic)
             self.engine = "compiled"
         except Exception as error:  # no compiler here
@@ -76,15 +80,19 @@ class Either:
 
     def _give_up(self, error: Exception) -> None:
         self._fast = None
-        logging.getLogger(__name__).warning("not compiled, so slower", exc_info=error)
+        log.warning("not compiled, so slower", exc_info=error)
         self.engine = f"eager (compile: {type(error).__name__})"
 
     def __call__(self, *arguments: Any) -> Any:
-        if self._fast is not None:
+        while self._fast is not None:
+            lost = helpers.lost
             try:
                 return self._fast(*arguments)
             except torch.OutOfMemoryError:
                 raise
             except Exception as error:
-                self._give_up(error)
+                if helpers.lost == lost:
+                    self._give_up(error)
+                else:
+                    log.warning("compiled again, for a helper of the compiler was lost")
         return self._plain(*arguments)
