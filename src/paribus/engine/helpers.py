@@ -52,9 +52,8 @@ class Watch:
             module = sys.modules.get("torch._inductor.async_compile")
             try:
                 self.look(getattr(module, "_pool_set", ()), time.monotonic())
-            except Exception as error:  # torch has changed: then as without a watch
+            except Exception as error:  # pools changed meanwhile; or torch did: as without a watch
                 logging.getLogger(__name__).debug("compile helpers: %s", error)
-                return
 
 
 def _give_up(pool: Any) -> None:
