@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from paribus import mlps, norms, positions
 from paribus.nn import _cpu, attention
-from paribus.nn._cpu import Product, Relu2, SquaredRelu
+from paribus.nn._cpu import Product, SquaredRelu, SquaredReluMaps
 from paribus.nn.linear import linear
 
 
@@ -96,7 +96,7 @@ def _weights(E: int) -> tuple[torch.Tensor, ...]:
 def test_hidden_units_and_their_gradients_are_those_of_float64() -> None:
     x, up, down = given = _weights(2)
     wide = [t.detach().double().requires_grad_() for t in given]
-    y = Relu2.of(x, up, down)
+    y = SquaredReluMaps.of(x, up, down)
     want = torch.relu(wide[0] @ wide[1][:, None].mT).square() @ wide[2][:, None].mT
     torch.testing.assert_close(y.double(), want, rtol=1e-5, atol=1e-4)
     g = torch.randn_like(y)
@@ -109,8 +109,8 @@ def test_hidden_units_and_their_gradients_are_those_of_float64() -> None:
 def test_hidden_units_differentiate_what_they_must(trained: tuple[int, ...]) -> None:
     given = [t.detach().requires_grad_(bool(n)) for t, n in zip(_weights(1), trained, strict=True)]
     every = _weights(1)
-    Relu2.of(*given).square().sum().backward()
-    Relu2.of(*every).square().sum().backward()
+    SquaredReluMaps.of(*given).square().sum().backward()
+    SquaredReluMaps.of(*every).square().sum().backward()
     for mine, whole, n in zip(given, every, trained, strict=True):
         assert (mine.grad is not None) == bool(n)
         assert not n or torch.equal(mine.grad, whole.grad)
@@ -123,7 +123,7 @@ def test_norms_and_hidden_units_of_a_stack_are_those_of_trials_alone(bias: bool)
     p = {n: torch.randn(3, 1, 1, 16, requires_grad=True) for n in norm.params(16)}
 
     def both(x: torch.Tensor, p: dict[str, torch.Tensor], *w: torch.Tensor) -> list[torch.Tensor]:
-        y = Relu2.of(norm.forward(p, x), *w)
+        y = SquaredReluMaps.of(norm.forward(p, x), *w)
         return [y, *torch.autograd.grad(y.square().sum(), (x, *p.values(), *w))]
 
     stacked = both(x, p, up, down)

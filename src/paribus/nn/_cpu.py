@@ -93,7 +93,7 @@ def gradients(
     return torch.bmm(g_ENF, w_EFD) if x else None, torch.bmm(g_ENF.mT, x_END) if w else None
 
 
-class Relu2(torch.autograd.Function):
+class SquaredReluMaps(torch.autograd.Function):
     """max(x upᵀ, 0)² downᵀ of each trial, to the bits of its operations one by one; passes over
     the hidden units are made in place."""
 
@@ -103,7 +103,7 @@ class Relu2(torch.autograd.Function):
         x_END = x_EBTD.to(up_EHD.dtype).reshape(-1, B * T, D)
         if x_END.shape[0] != E:
             x_END = x_END.expand(E, -1, -1)
-        y_END: Tensor = Relu2.apply(x_END, up_EHD, down_EDH)
+        y_END: Tensor = SquaredReluMaps.apply(x_END, up_EHD, down_EDH)
         return y_END.view(E, B, T, D)
 
     @staticmethod

@@ -42,9 +42,9 @@ class Relu2(Mlp, frozen=True, kw_only=True):
     def forward(self, p: Mapping[str, Tensor], x_EBTD: Tensor) -> Tensor:
         # One output alone is torch's to pad, in ``linear``.
         if one_by_one(x_EBTD) and not self.bias and min(p["up"].shape[1:]) > 1:
-            from paribus.nn._cpu import Relu2
+            from paribus.nn._cpu import SquaredReluMaps
 
-            return Relu2.of(x_EBTD, p["up"], p["down"])
+            return SquaredReluMaps.of(x_EBTD, p["up"], p["down"])
         u = linear(x_EBTD, p["up"], p.get("up_bias"))
         if one_by_one(u):
             from paribus.nn._cpu import SquaredRelu
