@@ -48,7 +48,6 @@ def sized(spec: Spec, o: argparse.Namespace) -> Spec:
     asked = {
         "model.width": o.width, "model.layers": o.layers, "model.heads": o.heads,
         "task.length": o.length, "task.texts_per_step": o.rows, "task.eval_texts": o.texts,
-        "steps": PAPER["steps"],
     }  # fmt: skip
     spec = patch(spec, "rows", None)  # as many as the task's own words make
     for path, value in asked.items():

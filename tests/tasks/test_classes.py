@@ -247,8 +247,8 @@ def test_rows_stay_rows(base):
     """What has one target a row is never laid end to end."""
     found = source(base, "test", length=200)
     batch = {k: t[None] for k, t in found.examples(0, 8).items()}
-    assert batch["valid"].double().mean() < packing.HALF
-    assert packing.share(batch, task(length=200).io()) == 1
+    assert batch["valid"].double().mean() < packing.WORTH
+    assert not packing.worth(batch, task(length=200).io())
 
 
 # ── scores ──────────────────────────────────────────────────────────────────────────────────

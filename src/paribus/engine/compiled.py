@@ -11,6 +11,7 @@ import torch
 
 from paribus import lazy
 from paribus.engine import helpers
+from paribus.engine.process import unswept
 from paribus.engine.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -26,8 +27,9 @@ def compiles(settings: Settings) -> bool:
 
 def load() -> None:
     """Import the compiler, which takes seconds."""
-    importlib.import_module("torch._dynamo")
-    importlib.import_module("torch._inductor.compile_fx")
+    with unswept():
+        importlib.import_module("torch._dynamo")
+        importlib.import_module("torch._inductor.compile_fx")
 
 
 class Either:
@@ -54,6 +56,7 @@ class Either:
         if not able or not compiles(settings):
             return
         try:
+            load()
             lazy.fill()
             # The same code is compiled anew for each phase and condition; beyond its limit torch
             # would silently run it as it is.

@@ -3,7 +3,6 @@ that nothing dies in evaluation at hour thirty; and a setting that nothing reads
 
 from __future__ import annotations
 
-import gc
 import json
 import sys
 import tempfile
@@ -221,9 +220,8 @@ def _refuse_unread(graph: Mapping[str, Any], phases: Sequence[Phase], seen: read
 
 
 def main() -> int:
-    """``python -m paribus.engine.preflight``: the start of a run; findings as JSON lines.  Where
-    nothing is wrong the process may be told to go on as a worker: torch is loaded once for both."""
-    gc.freeze()  # see worker.py
+    """The process at the start of a run; findings as JSON lines.  Where nothing is wrong it may be
+    told to go on as a worker: torch is loaded once for both."""
     told = json.loads(sys.stdin.readline())
     work, settings = told["work"], Settings(**told["settings"])
     local, base = (Path(work[k]) if work.get(k) else None for k in ("local", "base"))
@@ -252,7 +250,3 @@ def main() -> int:
     print(json.dumps({"passed": True}), flush=True)
     line = sys.stdin.readline()
     return worker.work(json.loads(line)) if line else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -219,7 +219,7 @@ class Trainer:
         self._read += batch["valid"].sum((1, 2)) if "valid" in batch else B * T
         if self._packs is None:
             able = self.net.kernel == "flex" and not self._drops()
-            self._packs = able and packing.worth(batch, self.specs[0])
+            self._packs = able and packing.worth(batch, self.specs[0].task.io())
         return packing.pack(batch) if self._packs else batch
 
     def _stacked(self, name: str, rows: list[Tensor]) -> Tensor:

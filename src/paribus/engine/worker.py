@@ -5,7 +5,6 @@ All truth is in the store; what is printed (one JSON object a line) is for the e
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 import signal
@@ -300,8 +299,7 @@ def together(settings: Settings, meet: Path, rank: int) -> Ranks:
 
 
 def main() -> int:
-    """``python -m paribus.engine.worker``; work and settings come as JSON on standard input."""
-    gc.freeze()  # torch stays: looking through it for garbage takes 0.3 s at the end alone
+    """A worker's process; work and settings come as JSON on standard input."""
     told = json.loads(sys.stdin.readline())
     if "wait" in told:  # started beside the preflight, to have loaded what takes long by its end
         if compiled.compiles(Settings(**told["settings"])):
@@ -328,7 +326,3 @@ def work(told: Mapping[str, Any]) -> int:
     except Gone as error:
         print(f"another rank is gone: {error}", file=sys.stderr, flush=True)
         os._exit(LOST)  # what the libraries would still say to each other may never be heard
-
-
-if __name__ == "__main__":
-    sys.exit(main())

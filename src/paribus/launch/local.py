@@ -454,7 +454,7 @@ class Process(subprocess.Popen[bytes]):
 def _start(module: str, told: Mapping[str, Any], *, more: bool = False) -> Process:
     """A process of Python that is told this, and may be told more."""
     process = Process(
-        [sys.executable, "-m", module],
+        [sys.executable, "-m", "paribus.engine.process", module],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

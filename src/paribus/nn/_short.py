@@ -38,6 +38,22 @@ def _logits(
 
 
 @triton.jit
+def _tile(of, t_M, many, step, D: tl.constexpr, PD: tl.constexpr):
+    """Numbers [M,d] of some tokens of a row and a head, of which there are `many`, else 0."""
+    d_d = tl.arange(0, PD)
+    there_Md = (t_M[:, None] < many) & (d_d[None, :] < D)
+    return tl.load(of + t_M[:, None] * step + d_d[None, :], there_Md, other=0.0)
+
+
+@triton.jit
+def _keep(to, x_Md, t_M, many, step, D: tl.constexpr, PD: tl.constexpr):
+    """Write what `_tile` reads."""
+    d_d = tl.arange(0, PD)
+    there_Md = (t_M[:, None] < many) & (d_d[None, :] < D)
+    tl.store(to + t_M[:, None] * step + d_d[None, :], x_Md.to(to.dtype.element_ty), there_Md)
+
+
+@triton.jit
 def forward(
     q, k, v, at, o, B, H, T, S,
     qn, qh, qt, kn, kh, kt, vn, vh, vt, on, oh, ot,
@@ -47,19 +63,15 @@ def forward(
     SCALE: tl.constexpr, CAUSAL: tl.constexpr, GIVEN: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     n, h = (tl.program_id(0) // H).to(tl.int64), tl.program_id(0) % H
-    a_A, d_d = tl.arange(0, PA), tl.arange(0, PD)
-    there_Ad = (a_A[:, None] < S) & (d_d[None, :] < D)
-    k_Ad = tl.load(k + n * kn + h * kh + a_A[:, None] * kt + d_d[None, :], there_Ad, other=0.0)
-    v_Ad = tl.load(v + n * vn + h * vh + a_A[:, None] * vt + d_d[None, :], there_Ad, other=0.0)
+    q, o, k, v = q + n * qn + h * qh, o + n * on + h * oh, k + n * kn + h * kh, v + n * vn + h * vh
+    a_A = tl.arange(0, PA)
+    k_Ad, v_Ad = _tile(k, a_A, S, kt, D, PD), _tile(v, a_A, S, vt, D, PD)
     if PB > 0:
         b_B = PA + tl.arange(0, PB)
-        there_Bd = (b_B[:, None] < S) & (d_d[None, :] < D)
-        k_Bd = tl.load(k + n * kn + h * kh + b_B[:, None] * kt + d_d[None, :], there_Bd, other=0.0)
-        v_Bd = tl.load(v + n * vn + h * vh + b_B[:, None] * vt + d_d[None, :], there_Bd, other=0.0)
+        k_Bd, v_Bd = _tile(k, b_B, S, kt, D, PD), _tile(v, b_B, S, vt, D, PD)
     for first in tl.static_range(0, PT, M):
         t_M = first + tl.arange(0, M)
-        there_Md = (t_M[:, None] < T) & (d_d[None, :] < D)
-        q_Md = tl.load(q + n * qn + h * qh + t_M[:, None] * qt + d_d[None, :], there_Md, other=0.0)
+        q_Md = _tile(q, t_M, T, qt, D, PD)
         x_MA = _logits(
             q_Md, k_Ad, at, T, S, h, n, B, t_M, a_A, se, sb, sh, st, ss,
             SCALE, CAUSAL, GIVEN, PRECISION,
@@ -80,11 +92,7 @@ def forward(
             p_MA = tl.exp(x_MA - most_M[:, None])
             p_MA = p_MA / tl.sum(p_MA, 1)[:, None]
             o_Md = tl.dot(p_MA.to(v_Ad.dtype), v_Ad, input_precision=PRECISION)
-        tl.store(
-            o + n * on + h * oh + t_M[:, None] * ot + d_d[None, :],
-            o_Md.to(o.dtype.element_ty),
-            there_Md,
-        )
+        _keep(o, o_Md, t_M, T, ot, D, PD)
 
 
 @triton.jit
@@ -98,24 +106,20 @@ def backward(
 ):  # fmt: skip
     """g: gradient of the output; strides a of dq, b of dk and of dv."""
     n, h = (tl.program_id(0) // H).to(tl.int64), tl.program_id(0) % H
-    a_A, d_d = tl.arange(0, PA), tl.arange(0, PD)
-    there_Ad = (a_A[:, None] < S) & (d_d[None, :] < D)
-    k_Ad = tl.load(k + n * kn + h * kh + a_A[:, None] * kt + d_d[None, :], there_Ad, other=0.0)
-    v_Ad = tl.load(v + n * vn + h * vh + a_A[:, None] * vt + d_d[None, :], there_Ad, other=0.0)
+    q, g, k, v = q + n * qn + h * qh, g + n * gn + h * gh, k + n * kn + h * kh, v + n * vn + h * vh
+    dq, dk, dv = dq + n * an + h * ah, dk + n * bn + h * bh, dv + n * bn + h * bh
+    a_A = tl.arange(0, PA)
+    k_Ad, v_Ad = _tile(k, a_A, S, kt, D, PD), _tile(v, a_A, S, vt, D, PD)
     dk_Ad = tl.zeros([PA, PD], tl.float32)
     dv_Ad = tl.zeros([PA, PD], tl.float32)
     if PB > 0:
         b_B = PA + tl.arange(0, PB)
-        there_Bd = (b_B[:, None] < S) & (d_d[None, :] < D)
-        k_Bd = tl.load(k + n * kn + h * kh + b_B[:, None] * kt + d_d[None, :], there_Bd, other=0.0)
-        v_Bd = tl.load(v + n * vn + h * vh + b_B[:, None] * vt + d_d[None, :], there_Bd, other=0.0)
+        k_Bd, v_Bd = _tile(k, b_B, S, kt, D, PD), _tile(v, b_B, S, vt, D, PD)
         dk_Bd = tl.zeros([PB, PD], tl.float32)
         dv_Bd = tl.zeros([PB, PD], tl.float32)
     for first in tl.static_range(0, PT, M):
         t_M = first + tl.arange(0, M)
-        there_Md = (t_M[:, None] < T) & (d_d[None, :] < D)
-        q_Md = tl.load(q + n * qn + h * qh + t_M[:, None] * qt + d_d[None, :], there_Md, other=0.0)
-        g_Md = tl.load(g + n * gn + h * gh + t_M[:, None] * gt + d_d[None, :], there_Md, other=0.0)
+        q_Md, g_Md = _tile(q, t_M, T, qt, D, PD), _tile(g, t_M, T, gt, D, PD)
         x_MA = _logits(
             q_Md, k_Ad, at, T, S, h, n, B, t_M, a_A, se, sb, sh, st, ss,
             SCALE, CAUSAL, GIVEN, PRECISION,
@@ -146,18 +150,12 @@ def backward(
         dq_Md += tl.dot(ds_MA, k_Ad, input_precision=PRECISION)
         dk_Ad += tl.dot(tl.trans(ds_MA), q_Md, input_precision=PRECISION)
         dv_Ad += tl.dot(tl.trans(p_MA.to(g_Md.dtype)), g_Md, input_precision=PRECISION)
-        tl.store(
-            dq + n * an + h * ah + t_M[:, None] * a_t + d_d[None, :],
-            dq_Md.to(dq.dtype.element_ty),
-            there_Md,
-        )
-    place_Ad = n * bn + h * bh + a_A[:, None] * bt + d_d[None, :]
-    tl.store(dk + place_Ad, dk_Ad.to(dk.dtype.element_ty), there_Ad)
-    tl.store(dv + place_Ad, dv_Ad.to(dv.dtype.element_ty), there_Ad)
+        _keep(dq, dq_Md, t_M, T, a_t, D, PD)
+    _keep(dk, dk_Ad, a_A, S, bt, D, PD)
+    _keep(dv, dv_Ad, a_A, S, bt, D, PD)
     if PB > 0:
-        place_Bd = n * bn + h * bh + b_B[:, None] * bt + d_d[None, :]
-        tl.store(dk + place_Bd, dk_Bd.to(dk.dtype.element_ty), there_Bd)
-        tl.store(dv + place_Bd, dv_Bd.to(dv.dtype.element_ty), there_Bd)
+        _keep(dk, dk_Bd, b_B, S, bt, D, PD)
+        _keep(dv, dv_Bd, b_B, S, bt, D, PD)
 
 
 @library.triton_op("paribus::short_attention", mutates_args={})

@@ -19,8 +19,8 @@ from paribus.contracts import View
 
 BLOCK = 128
 # Pairs of tokens that are looked at together while blocks are counted: what a cache holds, and on a
-# GPU so many that it, not the processor, is what is waited for.
-AT_ONCE, ON_GPU = 1 << 23, 1 << 26
+# GPU more (some 200 MB), so that its starts are not what is waited for.
+AT_ONCE, ON_GPU = 1 << 23, 1 << 25
 LATE = 1 << 30  # the time of padding, after that of every token
 
 Allowed = Callable[[View, View], Tensor]  # views that broadcast -> bool
