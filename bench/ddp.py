@@ -118,7 +118,7 @@ def child(o: argparse.Namespace) -> None:
         times.append(now - last[0])
         last[0] = now
         if rank == 0 and trainer.step % 10 == 0:
-            loss = float(trainer.curves["loss"][-1][0])
+            loss = trainer.curves.last("loss")[0]
             print(f"{world} rank(s): step {trainer.step} loss {loss:.4f}", file=sys.stderr)
 
     try:

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from paribus import arrays
 from paribus.engine import checkpoint
 from paribus.engine.freezing import stateful
 
@@ -42,7 +41,7 @@ def restore(trainer: Trainer) -> None:
         assert s is not None
         trainer.had.append(stateful(s[0]))
         notes = s[1]
-        trainer.past[e] = {c: list(arrays.unpack(v)) for c, v in notes["curves"].items()}
+        trainer.curves.restore(e, notes["curves"])
         trainer.checks[e] = list(notes["checks"])
         trainer.watched[e] = dict(notes.get("watched", {}))
         trainer.continuity[e] = list(notes.get("continuity", ()))
@@ -61,7 +60,7 @@ def snapshot(trainer: Trainer, e: int) -> tuple[dict[str, Tensor], dict[str, Any
         "tokens": float(trainer.tokens[e]),
         "parent": trainer.members[e].parent,
         "best": {k: list(v) for k, v in trainer.best[e].items()},
-        "curves": {c: arrays.pack(v) for c, v in trainer.curve(e).items()},
+        "curves": trainer.curves.packed(e),
         "checks": trainer.checks[e],
         "continuity": trainer.continuity[e],
         **({"watched": trainer.watched[e]} if trainer.watched[e] else {}),

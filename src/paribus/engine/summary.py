@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -18,10 +19,13 @@ if TYPE_CHECKING:
 
 def summary_of(trainer: Trainer, e: int) -> dict[str, Any]:
     """What the end of an attempt of member ``e`` records."""
-    curve = {
-        c: arrays.pack([x if math.isfinite(x) else 1e308 for x in v])
-        for c, v in trainer.curve(e).items()
-    }
+    mine = trainer.curve(e)
+    if all(map(math.isfinite, itertools.chain(*mine.values()))):
+        curve = trainer.curves.packed(e)
+    else:
+        curve = {
+            c: arrays.pack([x if math.isfinite(x) else 1e308 for x in v]) for c, v in mine.items()
+        }
     device = trainer.settings.device
     peak = torch.cuda.max_memory_allocated(device) if device.startswith("cuda") else None
     return {

@@ -21,6 +21,7 @@ from paribus.engine.adaptive import Adaptive
 from paribus.engine.budget import Budget, OutOfMemory, ran_out
 from paribus.engine.compiled import Either, compiles
 from paribus.engine.continuity import continuity
+from paribus.engine.curves import Curves
 from paribus.engine.hooks import Hooks
 from paribus.engine.members import Member, Stopped
 from paribus.engine.net import ExternalNet, Net, make_net
@@ -38,8 +39,6 @@ from paribus.rng import key
 from paribus.spec import Model, canonical
 from paribus.store import Fenced
 from paribus.text.data import Data
-
-CURVES = ("loss", "lr", "norm")
 
 
 @dataclass
@@ -70,8 +69,7 @@ class Trainer:
         self.tokens, self._read = torch.zeros_like(self.targets), torch.zeros_like(self.targets)
         self.alive = [m.reason is None for m in self.members]
         (self.total,) = {m.total for m in self.members}
-        self.curves: dict[str, list[Tensor]] = {c: [] for c in CURVES}
-        self.past: list[dict[str, list[float]]] = [{c: [] for c in CURVES} for _ in self.members]
+        self.curves = Curves(self.e)
         self.checks: list[list[dict[str, float]]] = [[] for _ in self.members]
         self.best: list[dict[str, tuple[float, int]]] = [{} for _ in self.members]
         self.continuity: list[list[dict[str, Any]]] = [[] for _ in self.members]
@@ -325,13 +323,11 @@ class Trainer:
         self._read.zero_()
         factors = self.adaptive.factors(local)
         done, counts_E = self._stepped(local, factors)
-        self.curves["loss"].append(done.loss.double())
         lr_E = [
             s.optim.lr * factor  # type: ignore[attr-defined]
             for s, factor in zip(self.specs, factors, strict=True)
         ]
-        self.curves["lr"].append(torch.tensor(lr_E, dtype=torch.float64))
-        self.curves["norm"].append(done.norm.double())
+        self.curves.add(done.loss, lr_E, done.norm)
         self.targets += counts_E.double()
         self.tokens += self._read
         self.step += 1
@@ -488,11 +484,7 @@ class Trainer:
 
     def curve(self, e: int) -> dict[str, list[float]]:
         """Loss, lr and gradient norm of every step so far."""
-        out = {}
-        for c in CURVES:
-            now = torch.stack(self.curves[c])[:, e].tolist() if self.curves[c] else []
-            out[c] = self.past[e][c] + now
-        return out
+        return self.curves.of(e)
 
     def summary(self, e: int) -> dict[str, Any]:
         """What the end of an attempt of member ``e`` records."""

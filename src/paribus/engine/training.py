@@ -350,7 +350,7 @@ def _progress(w: Worker, group: list[Member]) -> Callable[[Trainer], None]:
         if now - said < 1.0 and trainer.step < trainer.total:
             return
         said = now
-        loss = trainer.curves["loss"][-1].tolist()
+        loss = trainer.curves.last("loss")
         w.say(
             event="step", trials=[m.trial for m in group], name=group[0].name, step=trainer.step,
             total=trainer.total, loss=[x if x == x else None for x in loss],

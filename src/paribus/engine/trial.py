@@ -93,7 +93,7 @@ def _value(text: str) -> Any:
 def _show(trainer: Trainer) -> None:
     step = trainer.step
     if step in (1, 2, 5, 10) or step % 20 == 0 or step == trainer.total:
-        loss = float(trainer.curves["loss"][-1][0])
-        lr = float(trainer.curves["lr"][-1][0])
-        norm = float(trainer.curves["norm"][-1][0])
+        loss = trainer.curves.last("loss")[0]
+        lr = trainer.curves.last("lr")[0]
+        norm = trainer.curves.last("norm")[0]
         print(f"step {step:6}/{trainer.total} loss {loss:8.4f}  lr {lr:.2e}  norm {norm:7.3f}")
