@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from paribus.engine import checkpoint
 from paribus.engine.freezing import stateful
+from paribus.engine.members import Member
+from paribus.store import Attempt, Fenced, at_once, settled
 
 if TYPE_CHECKING:
     from paribus.engine.train import Trainer
+
+HELD = 1 << 30  # bytes of members' states that are held while they are written side by side
 
 
 def flat(trainer: Trainer) -> dict[str, Tensor]:
@@ -66,3 +72,38 @@ def snapshot(trainer: Trainer, e: int) -> tuple[dict[str, Tensor], dict[str, Any
         **({"watched": trainer.watched[e]} if trainer.watched[e] else {}),
     }
     return checkpoint.member(trainer.net.freezing.saved(e, flat(trainer)), e), notes
+
+
+def save(trainer: Trainer) -> None:
+    """Seal the members' checkpoints, then retire their older ones: ``Trainer.save``."""
+    live = [
+        (e, m, m.attempt)
+        for e, m in enumerate(trainer.members)
+        if trainer.alive[e] and m.attempt is not None
+    ]
+    size = sum(t[0].nbytes for t in flat(trainer).values())
+    some = max(1, HELD // size)
+    write = trainer.hooks.write
+    for i in range(0, len(live), some):
+        group = live[i : i + some]
+        calls = [partial(_seal, trainer, m, a, *snapshot(trainer, e)) for e, m, a in group]
+        for (e, m, _), call, done in zip(group, calls, at_once(calls), strict=True):
+            try:
+                settled(done, call, write)
+            except Fenced as error:
+                trainer.alive[e], m.attempt, m.reason = False, None, str(error)
+    retained = []
+    for e, m, attempt in live:
+        if m.attempt is not None:
+            best = {step for _, step in trainer.best[e].values()}
+            retained.append(partial(attempt.retain, 1, also=sorted(best)))
+    for call, done in zip(retained, at_once(retained), strict=True):
+        with suppress(Fenced):
+            settled(done, call, write)
+
+
+def _seal(
+    trainer: Trainer, m: Member, attempt: Attempt, tensors: dict[str, Tensor], notes: dict[str, Any]
+) -> None:
+    files = checkpoint.encode(tensors, notes)
+    attempt.seal(trainer.step, files, {"name": m.name, "trial": m.trial})

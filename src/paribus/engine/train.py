@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor
 
 from paribus.contracts import Source
-from paribus.engine import checkpoint, packing, resuming
+from paribus.engine import packing, resuming
 from paribus.engine.adaptive import Adaptive
 from paribus.engine.budget import Budget, OutOfMemory, ran_out
 from paribus.engine.compiled import Either, compiles
@@ -37,8 +36,9 @@ from paribus.nn.places import Ready
 from paribus.parts import dump
 from paribus.rng import key
 from paribus.spec import Model, canonical
-from paribus.store import Fenced
 from paribus.text.data import Data
+
+APART = 19  # times as long as a checkpoint took until the next: a twentieth of the time at most
 
 
 @dataclass
@@ -83,7 +83,7 @@ class Trainer:
         self.update: Update
         self.recorded: Recorded | None = None
         self._open: Look | None = None  # the last step, not yet looked at
-        self._since = time.monotonic()
+        self._since, self._took = time.monotonic(), 0.0  # the last checkpoint, and its seconds
         self._placed: dict[str, tuple[list[Tensor], Tensor]] = {}
         self._packs: bool | None = None  # whether rows are packed without their padding
         self._whole = False  # whether parameters and optimizer state are those of one step
@@ -428,7 +428,7 @@ class Trainer:
         if s.checkpoint_steps is not None:
             due = self.step % s.checkpoint_steps == 0
         else:
-            due = time.monotonic() - self._since > s.checkpoint_every
+            due = time.monotonic() - self._since > max(s.checkpoint_every, APART * self._took)
         if due or improved:
             self.save()
 
@@ -460,27 +460,11 @@ class Trainer:
     def save(self) -> None:
         """Seal a checkpoint of every live member, then retire the older ones.  A member whose
         attempt was ended by another process gives its slot up."""
+        began = time.monotonic()
         self._settle()
-        live = [
-            (e, m, m.attempt)
-            for e, m in enumerate(self.members)
-            if self.alive[e] and m.attempt is not None
-        ]
-        for e, m, attempt in live:
-            tensors, notes = self.snapshot(e)
-            files = checkpoint.encode(tensors, notes)
-            try:
-                self.hooks.write(
-                    partial(attempt.seal, self.step, files, {"name": m.name, "trial": m.trial})
-                )
-            except Fenced as error:
-                self.alive[e], m.attempt, m.reason = False, None, str(error)
-        for e, m, attempt in live:
-            if m.attempt is not None:
-                best = {step for _, step in self.best[e].values()}
-                with suppress(Fenced):
-                    self.hooks.write(partial(attempt.retain, 1, also=sorted(best)))
+        resuming.save(self)
         self._since = time.monotonic()
+        self._took = self._since - began
 
     def curve(self, e: int) -> dict[str, list[float]]:
         """Loss, lr and gradient norm of every step so far."""

@@ -30,7 +30,7 @@ from paribus.engine.training import PATIENCE, Leave, train
 from paribus.errors import ParibusError
 from paribus.parts import dump
 from paribus.spec import canonical
-from paribus.store import Attempt, DiskError
+from paribus.store import Attempt, DiskError, settled
 from paribus.store.workers import DISK, IDLE, WORKING
 from paribus.text import weights
 
@@ -113,10 +113,7 @@ class Worker(Resident):
     def result(self, tried: Future[Any], call: Callable[[], Any]) -> Any:
         """What one of several writes `at_once` returned; one that the disk refused is done again,
         as by `write`."""
-        try:
-            return tried.result()
-        except DiskError:
-            return self.write(call)
+        return settled(tried, call, self.write)
 
     def wait_for_disk(self, error: OSError | DiskError) -> None:
         """Wait until a file of some size can be written again."""

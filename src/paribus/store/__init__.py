@@ -3,7 +3,7 @@
 from paribus.store.attempts import Attempt
 from paribus.store.checkpoints import Checkpoint
 from paribus.store.evaluations import EvaluationClaim
-from paribus.store.files import Damaged, DiskError, Fenced, StoreError, at_once
+from paribus.store.files import Damaged, DiskError, Fenced, StoreError, at_once, settled
 from paribus.store.gc import Removal
 from paribus.store.history import AttemptView, History
 from paribus.store.home import find_home, init_home
@@ -31,4 +31,5 @@ __all__ = [
     "at_once",
     "find_home",
     "init_home",
+    "settled",
 ]

@@ -264,6 +264,15 @@ def at_once(calls: Sequence[Callable[[], Any]]) -> list[Future[Any]]:
         return list(pool.map(_tried, calls))
 
 
+def settled(done: Future[Any], call: Callable[[], Any], write: Callable[..., Any]) -> Any:
+    """What one of several calls returned; one that the disk refused is made again by ``write``,
+    which waits for the disk."""
+    try:
+        return done.result()
+    except DiskError:
+        return write(call)
+
+
 def _tried(call: Callable[[], Any]) -> Future[Any]:
     """The outcome of a call: what it returns or raises."""
     out: Future[Any] = Future()

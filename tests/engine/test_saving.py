@@ -1,0 +1,99 @@
+"""When checkpoints are written, and that one member's trouble is its own."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+
+from paribus.engine import checkpoint, resuming, train
+from paribus.store import DiskError, Fenced
+from tests.engine import tiny
+
+
+class Attempt:
+    """What a trainer asks of an attempt; `trouble`: what its first seal raises."""
+
+    def __init__(self, name: str, meet: threading.Barrier, trouble: Exception | None) -> None:
+        self.name, self.meet, self.trouble = name, meet, trouble
+        self.sealed: list[int] = []
+        self.kept: list[int] = []
+
+    def seal(self, step: int, files: dict[str, bytes], info: dict[str, str]) -> None:
+        assert info == {"name": self.name, "trial": self.name}
+        assert {*files} == {*checkpoint.encode({}, {})}
+        trouble, self.trouble = self.trouble, None
+        if not self.sealed:
+            self.meet.wait(20)  # breaks where seals go one after another
+        if trouble is not None:
+            raise trouble
+        self.sealed.append(step)
+
+    def retain(self, n: int, also: list[int]) -> None:
+        assert n == 1 and not also
+        self.kept.append(self.sealed[-1])
+
+
+def attempts(members: list[tiny.Member], *trouble: Exception | None) -> list[Attempt]:
+    meet = threading.Barrier(len(members))
+    out = [Attempt(m.name, meet, t) for m, t in zip(members, trouble, strict=True)]
+    for m, a in zip(members, out, strict=True):
+        m.attempt = a  # type: ignore[assignment]
+    return out
+
+
+def test_members_are_sealed_side_by_side_and_each_for_itself() -> None:
+    members = [tiny.member(s, steps=4) for s in (1, 2, 3)]
+    calm, fenced, full = attempts(members, None, Fenced("taken over"), DiskError("disk full", 28))
+    again: list[Any] = []
+
+    def write(call: Any) -> Any:  # as a worker's, which waits for the disk
+        again.append(call)
+        full.meet.reset()
+        full.sealed.append(0)
+        return call()
+
+    tiny.train(members, hooks=tiny.Hooks(write=write), checkpoint_steps=2)
+    assert len(again) == 1
+    assert (calm.sealed, calm.kept) == ([2, 4], [2, 4])
+    assert (full.sealed, full.kept) == ([0, 2, 4], [2, 4])
+    assert (fenced.sealed, fenced.kept) == ([], [])
+    assert members[1].attempt is None and members[1].reason == "taken over"
+    assert members[0].step == members[2].step == 4
+
+
+def test_few_states_are_held_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    members = [tiny.member(s, steps=2) for s in (1, 2)]
+    one, two = attempts(members, None, None)
+    one.meet = two.meet = threading.Barrier(1)
+    monkeypatch.setattr(resuming, "HELD", 1)
+    tiny.train(members, checkpoint_steps=2)
+    assert one.sealed == two.sealed == [2]
+
+
+@pytest.mark.parametrize(("seconds", "expected"), [(0, [6, 12, 18, 24]), (1, [6, 26])])
+def test_checkpoints_take_a_twentieth_of_the_time_at_most(
+    seconds: int, expected: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step a second, a checkpoint every five; those that take a second are 19 apart."""
+    clock, saved = [0.0], []
+
+    class Time:
+        monotonic = staticmethod(lambda: clock[0])
+
+    def save(trainer: train.Trainer) -> None:
+        saved.append(trainer.step)
+        clock[0] += seconds
+
+    advance = train.Trainer._advance
+
+    def slow(self: train.Trainer) -> None:
+        clock[0] += 1.0
+        advance(self)
+
+    monkeypatch.setattr(train, "time", Time)
+    monkeypatch.setattr(resuming, "save", save)
+    monkeypatch.setattr(train.Trainer, "_advance", slow)
+    tiny.train([tiny.member(1, steps=28)], checkpoint_every=5.0)
+    assert saved == expected
