@@ -10,7 +10,7 @@ from torch import Tensor
 
 from paribus.engine import checkpoint
 from paribus.engine.freezing import stateful
-from paribus.engine.members import Member
+from paribus.engine.members import Member, weights_of
 from paribus.store import Attempt, Fenced, at_once, settled
 
 if TYPE_CHECKING:
@@ -72,6 +72,13 @@ def snapshot(trainer: Trainer, e: int) -> tuple[dict[str, Tensor], dict[str, Any
         **({"watched": trainer.watched[e]} if trainer.watched[e] else {}),
     }
     return checkpoint.member(trainer.net.freezing.saved(e, flat(trainer)), e), notes
+
+
+def kept(trainer: Trainer, e: int) -> dict[str, Tensor]:
+    """The weights of member ``e`` that are kept: as its optimizer would have them evaluated."""
+    state = trainer.net.freezing.saved(e, flat(trainer))
+    own = {k: t[e].detach() for k, t in state.items()}
+    return checkpoint.here(weights_of(own, trainer.members[e].phases[-1].spec.optim))
 
 
 def save(trainer: Trainer) -> None:

@@ -400,7 +400,7 @@ class Trainer:
         if any(self.alive):
             self.ranks.same(self.params)
         for e, m in enumerate(self.members):
-            if m.reason is None:
+            if m.reason is None and m.attempt is None:  # a worker takes what it keeps from here
                 m.state = self.snapshot(e)
 
     def _after_step(self) -> None:

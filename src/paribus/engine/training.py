@@ -11,7 +11,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from paribus.engine import checkpoint
+from paribus.engine import checkpoint, resuming
 from paribus.engine.budget import OutOfMemory
 from paribus.engine.evaluate import Setting
 from paribus.engine.hooks import Hooks
@@ -258,7 +258,7 @@ def _finish(w: Worker, trainer: Trainer, group: list[Member]) -> None:
 
 def _result(w: Worker, trainer: Trainer, e: int, m: Member) -> Callable[[], Any] | None:
     """The call that publishes the result of member ``e``; None if it has none."""
-    if m.attempt is None or m.state is None or m.reason is not None:
+    if m.attempt is None or m.reason is not None:
         return None
     trunk, info = m.until is not None, trainer.summary(e) | {"data": w.prints(m)}
     rates = trainer.curve(e)["lr"]
@@ -269,7 +269,7 @@ def _result(w: Worker, trainer: Trainer, e: int, m: Member) -> Callable[[], Any]
     if found := realised(trainer, e):
         info["realised"] = found
     keep = int("state" in w.work.get("keep", ()))
-    weights = checkpoint.weights(weights_of(m.state[0], m.phases[-1].spec.optim))
+    weights = checkpoint.weights(resuming.kept(trainer, e))
     try:
         extra = _best(w, trainer, e, m.attempt, info)
     except Fenced as error:
