@@ -47,13 +47,14 @@ class Net:
         assert isinstance(model, Model)
         self.specs, self.device = list(specs), device
         self.core = Transformer(model)
+        self.compute = PRECISION[spec.precision]
         kernel = kernel if spec.kernel == "auto" else spec.kernel
         if kernel == "auto":
             # In rows shorter than a block there is nothing that flex could leave out.
             length = spec.task.io().length or flex.BLOCK + 1
             able = self.core.plain and not self.core.promised and length >= flex.BLOCK
             known = self.core.plain and spec.precision != "fp64"
-            few = known and short.fits(length, self.core.dims.head_dim)
+            few = known and short.fits(length, self.core.dims.head_dim, self.compute)
             kernel = "flex" if able else "short" if few else "sdpa"
         # Dropout of attention probabilities, and a position that replaces the scores, have the
         # reference kernel alone; the record says so.
@@ -78,7 +79,6 @@ class Net:
         self.declared: dict[str, P] = self.core.declared
         self.freezing: Freezing = Freezing(self.declared, specs)
         self.trained: list[str] = self.freezing.trained
-        self.compute = PRECISION[spec.precision]
         self.differs = any(s.model != model for s in specs)
         self.core.stack = [s.model for s in specs] if self.differs else None  # type: ignore[misc]
         self._tables: dict[int, Any] = {}
