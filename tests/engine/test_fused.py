@@ -57,7 +57,9 @@ def test_it_does_what_the_plain_update_does(part: typing.Any) -> None:
         assert near(x, y)
 
 
-def test_a_diverged_member_ends_alone_and_stays_as_it_was() -> None:
+@pytest.mark.parametrize("last", [3, 7])
+def test_a_diverged_member_ends_alone_and_stays_as_it_was(last: int) -> None:
+    """Also at the very last step, after which no other looks at it."""
     ends: list[str] = []
     hooks = Hooks(diverged=lambda m: ends.append(m.name))
     members = [tiny.member(1, steps=8), tiny.member(2, steps=8)]
@@ -68,7 +70,7 @@ def test_a_diverged_member_ends_alone_and_stays_as_it_was() -> None:
 
     def poison(self: Trainer, local: int) -> typing.Any:
         grads, sums, counts = real(self, local)
-        if local == 3:
+        if local == last:
             grads[0][0] = float("nan")
             poisoned.append({k: t[0].detach().clone() for k, t in self.params.items()})
         return grads, sums, counts
@@ -77,7 +79,8 @@ def test_a_diverged_member_ends_alone_and_stays_as_it_was() -> None:
     trainer.run()
     assert ends == ["t1"]
     assert members[0].reason is not None
-    assert "at step 4 of 8" in members[0].reason
+    assert f"at step {last + 1} of 8" in members[0].reason
+    assert members[0].attempt is None and members[1].attempt is not None
     for k, t in poisoned[0].items():
         assert torch.equal(trainer.params[k][0], t), k
     alone = tiny.member(2, steps=8)

@@ -11,7 +11,7 @@ import torch
 from paribus import optim
 from paribus.engine import checkpoint, resuming, train
 from paribus.engine.members import weights_of
-from paribus.store import DiskError, Fenced
+from paribus.store import DiskError, Fenced, at_once
 from tests.engine import tiny
 
 
@@ -69,24 +69,36 @@ def test_few_states_are_held_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     members = [tiny.member(s, steps=2) for s in (1, 2)]
     one, two = attempts(members, None, None)
     one.meet = two.meet = threading.Barrier(1)
+    calls: list[int] = []
+
+    def counted(some: list[Any]) -> Any:
+        calls.append(len(some))
+        return at_once(some)
+
     monkeypatch.setattr(resuming, "HELD", 1)
+    monkeypatch.setattr(resuming, "at_once", counted)
     tiny.train(members, checkpoint_steps=2)
     assert one.sealed == two.sealed == [2]
+    assert calls == [1, 1, 2], "each for itself; old ones are retired together"
 
 
-@pytest.mark.parametrize(("seconds", "expected"), [(0, [6, 12, 18, 24]), (1, [6, 26])])
+@pytest.mark.parametrize(
+    ("seconds", "expected"), [(0, [6, 12, 18, 24]), (1, [6, 26]), (60, [6, 17, 28])]
+)
 def test_checkpoints_take_a_twentieth_of_the_time_at_most(
     seconds: int, expected: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A step a second, a checkpoint every five; those that take a second are 19 apart."""
+    """A step a second, a checkpoint every five; those that take a second are 19 apart, and none is
+    more than (here) ten."""
     clock, saved = [0.0], []
 
     class Time:
         monotonic = staticmethod(lambda: clock[0])
 
-    def save(trainer: train.Trainer) -> None:
+    def save(trainer: train.Trainer) -> float:
         saved.append(trainer.step)
         clock[0] += seconds
+        return float(seconds)
 
     advance = train.Trainer._advance
 
@@ -94,6 +106,8 @@ def test_checkpoints_take_a_twentieth_of_the_time_at_most(
         clock[0] += 1.0
         advance(self)
 
+    if seconds == 60:
+        monkeypatch.setattr(train, "LONGEST", 10.0)
     monkeypatch.setattr(train, "time", Time)
     monkeypatch.setattr(resuming, "save", save)
     monkeypatch.setattr(train.Trainer, "_advance", slow)
@@ -115,3 +129,23 @@ def test_what_is_kept_is_what_the_optimizer_would_have_evaluated() -> None:
         assert all(torch.equal(t, expected[k]) for k, t in kept.items())
         differ = [k for k, t in kept.items() if not torch.equal(t, trainer.params[k][e])]
         assert differ and not (e and any(k.startswith("embed") for k in differ))
+
+
+def test_waiting_for_a_full_disk_is_no_time_that_a_checkpoint_took(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = [0.0]
+
+    class Time:
+        monotonic = staticmethod(lambda: clock[0])
+
+    def write(call: Any) -> Any:
+        clock[0] += 1800.0
+        return call()
+
+    members = [tiny.member(1, steps=2)]
+    (full,) = attempts(members, DiskError("disk full", 28))
+    monkeypatch.setattr(resuming, "time", Time)
+    trainer = tiny.train(members, hooks=tiny.Hooks(write=write), checkpoint_steps=2)
+    assert full.sealed == [2] and clock == [1800.0]
+    assert trainer._took == 0.0

@@ -18,12 +18,7 @@ from torch import Tensor
 
 def member(tensors: Mapping[str, Tensor], e: int) -> dict[str, Tensor]:
     """The slice of trial ``e`` of stacked tensors [E, …]."""
-    return here({k: t[e].detach() for k, t in tensors.items()})
-
-
-def here(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """As they can be written."""
-    return {k: t.to("cpu").contiguous() for k, t in tensors.items()}
+    return {k: t[e].detach().to("cpu").contiguous() for k, t in tensors.items()}
 
 
 def stack(members: Sequence[Mapping[str, Tensor]], device: str) -> dict[str, Tensor]:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 NAMES = ("loss", "lr", "norm")
+PARTS = 64  # of a curve, one for each look, before they are made one
 
 
 class Curves:
@@ -30,39 +31,43 @@ class Curves:
         self._new: dict[str, list[Tensor]] = {c: [] for c in NAMES}
         self._held: dict[str, list[NDArray[np.float64]]] = {c: [] for c in NAMES}
         self._packed: dict[int, tuple[int, dict[str, str]]] = {}
+        self._steps = 0
 
     def add(self, loss_E: Tensor, lr_E: Sequence[float], norm_E: Tensor) -> None:
         """A step's."""
         rates = torch.tensor(lr_E, dtype=torch.float64)
         for c, x_E in zip(NAMES, (loss_E, rates, norm_E), strict=True):
             self._new[c].append(x_E)
+        self._steps += 1
 
-    def _fetched(self, c: str) -> list[NDArray[np.float64]]:
-        if new := self._new[c]:
-            self._held[c].append(torch.stack(new).cpu().double().numpy())
-            self._new[c] = []
-        return self._held[c]
+    def fetch(self) -> None:
+        """Fetch what is new; after this, and before the next step, threads may look."""
+        for c, new in self._new.items():
+            if new:
+                held = self._held[c]
+                held.append(torch.stack(new).cpu().double().numpy())
+                new.clear()
+                if len(held) > PARTS:
+                    held[:] = [np.concatenate(held)]
 
     def last(self, c: str) -> list[float]:
         """The members' newest values, which there must be."""
-        out: list[float] = self._fetched(c)[-1][-1].tolist()
+        self.fetch()
+        out: list[float] = self._held[c][-1][-1].tolist()
         return out
 
     def of(self, e: int) -> dict[str, list[float]]:
         """The curves of member ``e`` from its first step on."""
-        out = {}
-        for c in NAMES:
-            if held := self._fetched(c):
-                held[:] = [np.concatenate(held)]
-            out[c] = self._past[e].get(c, []) + (held[0][:, e].tolist() if held else [])
-        return out
+        self.fetch()
+        return {
+            c: self._past[e].get(c, []) + [x for part in held for x in part[:, e].tolist()]
+            for c, held in self._held.items()
+        }
 
     def packed(self, e: int) -> dict[str, str]:
         """The same as text (``arrays.pack``)."""
-        mine = self.of(e)
-        steps = len(mine["loss"])
-        if self._packed.get(e, (-1,))[0] != steps:
-            self._packed[e] = steps, {c: arrays.pack(v) for c, v in mine.items()}
+        if self._packed.get(e, (-1,))[0] != self._steps:
+            self._packed[e] = self._steps, {c: arrays.pack(v) for c, v in self.of(e).items()}
         return self._packed[e][1]
 
     def restore(self, e: int, packed: dict[str, Any]) -> None:

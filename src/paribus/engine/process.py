@@ -1,7 +1,7 @@
 """``python -m paribus.engine.process MODULE``: a process of the engine, its module loaded quickly.
 
-Nothing that is imported is garbage, and looking for some takes a third of the time: of torch two
-seconds, of its compiler four.
+Nothing that is imported is garbage; looking for some takes up to a third of the time, which is two
+seconds for torch and four for its compiler (Python 3.11; less with later ones).
 """
 
 from __future__ import annotations

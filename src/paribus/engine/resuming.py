@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from paribus.contracts import Optimizer
 from paribus.engine import checkpoint
 from paribus.engine.freezing import stateful
 from paribus.engine.members import Member, weights_of
@@ -16,7 +18,8 @@ from paribus.store import Attempt, Fenced, at_once, settled
 if TYPE_CHECKING:
     from paribus.engine.train import Trainer
 
-HELD = 1 << 30  # bytes of members' states that are held while they are written side by side
+# Bytes of members' states that are written side by side; while they are, each is held three times.
+HELD = 1 << 28
 
 
 def flat(trainer: Trainer) -> dict[str, Tensor]:
@@ -60,13 +63,18 @@ def restore(trainer: Trainer) -> None:
 
 def snapshot(trainer: Trainer, e: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Everything of member ``e``: tensors without the trial axis, and notes."""
+    tensors, notes = _uncurved(trainer, e)
+    return tensors, {**notes, "curves": trainer.curves.packed(e)}
+
+
+def _uncurved(trainer: Trainer, e: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The same without the curves, which take long to pack where they are long."""
     notes = {
         "step": trainer.step,
         "seconds": trainer.seconds,
         "tokens": float(trainer.tokens[e]),
         "parent": trainer.members[e].parent,
         "best": {k: list(v) for k, v in trainer.best[e].items()},
-        "curves": trainer.curves.packed(e),
         "checks": trainer.checks[e],
         "continuity": trainer.continuity[e],
         **({"watched": trainer.watched[e]} if trainer.watched[e] else {}),
@@ -76,41 +84,58 @@ def snapshot(trainer: Trainer, e: int) -> tuple[dict[str, Tensor], dict[str, Any
 
 def kept(trainer: Trainer, e: int) -> dict[str, Tensor]:
     """The weights of member ``e`` that are kept: as its optimizer would have them evaluated."""
+    optim = trainer.members[e].phases[-1].spec.optim
     state = trainer.net.freezing.saved(e, flat(trainer))
-    own = {k: t[e].detach() for k, t in state.items()}
-    return checkpoint.here(weights_of(own, trainer.members[e].phases[-1].spec.optim))
+    if type(optim).weights is Optimizer.weights:  # the parameters themselves: no state is fetched
+        state = {k: t for k, t in state.items() if k.startswith("param/")}
+    return weights_of(checkpoint.member(state, e), optim)
 
 
-def save(trainer: Trainer) -> None:
-    """Seal the members' checkpoints, then retire their older ones: ``Trainer.save``."""
+def save(trainer: Trainer) -> float:
+    """Seal the members' checkpoints, then retire their older ones: ``Trainer.save``.  Returns the
+    seconds that it took, without those in which the disk refused."""
     live = [
         (e, m, m.attempt)
         for e, m in enumerate(trainer.members)
         if trainer.alive[e] and m.attempt is not None
     ]
+    trainer.curves.fetch()  # not by several threads
     size = sum(t[0].nbytes for t in flat(trainer).values())
     some = max(1, HELD // size)
-    write = trainer.hooks.write
+    write, took = trainer.hooks.write, 0.0
     for i in range(0, len(live), some):
+        began = time.monotonic()
         group = live[i : i + some]
-        calls = [partial(_seal, trainer, m, a, *snapshot(trainer, e)) for e, m, a in group]
-        for (e, m, _), call, done in zip(group, calls, at_once(calls), strict=True):
+        calls = [partial(_seal, trainer, e, m, a, *_uncurved(trainer, e)) for e, m, a in group]
+        tried = at_once(calls)
+        took += time.monotonic() - began
+        for (e, m, _), call, done in zip(group, calls, tried, strict=True):
             try:
                 settled(done, call, write)
             except Fenced as error:
                 trainer.alive[e], m.attempt, m.reason = False, None, str(error)
+        del calls, call, tried, done  # what they hold, before more is fetched
     retained = []
     for e, m, attempt in live:
         if m.attempt is not None:
             best = {step for _, step in trainer.best[e].values()}
             retained.append(partial(attempt.retain, 1, also=sorted(best)))
-    for call, done in zip(retained, at_once(retained), strict=True):
+    began = time.monotonic()
+    tried = at_once(retained)
+    took += time.monotonic() - began
+    for call, done in zip(retained, tried, strict=True):
         with suppress(Fenced):
             settled(done, call, write)
+    return took
 
 
 def _seal(
-    trainer: Trainer, m: Member, attempt: Attempt, tensors: dict[str, Tensor], notes: dict[str, Any]
+    trainer: Trainer,
+    e: int,
+    m: Member,
+    attempt: Attempt,
+    tensors: dict[str, Tensor],
+    notes: dict[str, Any],
 ) -> None:
-    files = checkpoint.encode(tensors, notes)
+    files = checkpoint.encode(tensors, {**notes, "curves": trainer.curves.packed(e)})
     attempt.seal(trainer.step, files, {"name": m.name, "trial": m.trial})

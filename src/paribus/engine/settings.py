@@ -17,7 +17,7 @@ class Settings:
     devices: of each rank, where several processes train one trial; () for one process.
     patience: seconds after which a rank that says nothing is taken for lost.
     threads: CPU threads of this process; on the CPU bit-equality is promised with one.
-    kernel: of attention: "auto" (on CUDA "short" for rows of at most 128 tokens, "flex" where
+    kernel: of attention: "auto" (on CUDA "short" for rows that nn/short.py is for, "flex" where
         torch's fused kernel would need the mask written out, else "sdpa"), or one of these or
         "reference".
     compile: "auto" (on CUDA, where it works), "on" or "off".
@@ -25,7 +25,8 @@ class Settings:
     micro: rows a forward pass; None: all rows of a step.
     memory: share of the GPU's memory that this process may take; None: all.
     alone: whether the GPU is this process's: then what others fill is waited for.
-    checkpoint_every: seconds between checkpoints; checkpoint_steps: steps instead, for tests.
+    checkpoint_every: seconds between checkpoints, at least; checkpoint_steps: steps instead, for
+        tests.
     """
 
     device: str = "cpu"

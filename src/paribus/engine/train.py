@@ -38,7 +38,9 @@ from paribus.rng import key
 from paribus.spec import Model, canonical
 from paribus.text.data import Data
 
-APART = 19  # times as long as a checkpoint took until the next: a twentieth of the time at most
+# A checkpoint is due 19 times as long after the last one as that took: they take a twentieth of the
+# time.  Ten minutes are the most that a loss of power is to cost for that.
+APART, LONGEST = 19, 600.0
 
 
 @dataclass
@@ -388,6 +390,8 @@ class Trainer:
             while self.step < end and any(self.alive):
                 stop, self.alive = self.ranks.agree(self.hooks.stop(), self.alive)
                 if stop:
+                    self._settle()
+                    self._part()
                     self.save()
                     raise Stopped
                 began = time.monotonic()
@@ -395,6 +399,7 @@ class Trainer:
                 self.seconds += time.monotonic() - began
                 self._after_step()
             self._settle()
+            self._part()
             if not any(self.alive):
                 break
         if any(self.alive):
@@ -410,12 +415,7 @@ class Trainer:
         evaluates = evaluates and any(self.step % n == 0 for n in self.hooks.every)
         if evaluates:
             self._settle()
-        for e, m in enumerate(self.members):
-            if not self.alive[e] and m.attempt is not None and m.reason:
-                end = partial(m.attempt.end, "diverged", m.reason, **self.summary(e))
-                self.hooks.write(end)
-                self.hooks.diverged(m)
-                m.attempt = None
+        self._part()
         improved = False
         if evaluates and self.hooks.evaluate is not None:
             self._whole = False  # a checkpoint without this step's values would lose them
@@ -428,9 +428,19 @@ class Trainer:
         if s.checkpoint_steps is not None:
             due = self.step % s.checkpoint_steps == 0
         else:
-            due = time.monotonic() - self._since > max(s.checkpoint_every, APART * self._took)
+            apart = max(s.checkpoint_every, min(LONGEST, APART * self._took))
+            due = time.monotonic() - self._since > apart
         if due or improved:
             self.save()
+
+    def _part(self) -> None:
+        """End the attempts of those that diverged."""
+        for e, m in enumerate(self.members):
+            if not self.alive[e] and m.attempt is not None and m.reason:
+                end = partial(m.attempt.end, "diverged", m.reason, **self.summary(e))
+                self.hooks.write(end)
+                self.hooks.diverged(m)
+                m.attempt = None
 
     def _improves(self, e: int, row: Mapping[str, float]) -> bool:
         """Note the steps at which a value that is watched was best."""
@@ -460,11 +470,9 @@ class Trainer:
     def save(self) -> None:
         """Seal a checkpoint of every live member, then retire the older ones.  A member whose
         attempt was ended by another process gives its slot up."""
-        began = time.monotonic()
         self._settle()
-        resuming.save(self)
+        self._took = resuming.save(self)
         self._since = time.monotonic()
-        self._took = self._since - began
 
     def curve(self, e: int) -> dict[str, list[float]]:
         """Loss, lr and gradient norm of every step so far."""

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from paribus.engine.worker import Worker
 
 FRESH, BUSY = 76, 77  # exit codes: start me again; start me when the GPU is free
-FINISH = 8  # results of a stack that are published side by side
+FINISH = 8  # results of a stack that are published, and held, side by side
 PATIENCE = 3  # losses without a new checkpoint after which a trial waits for the others
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE)
 
@@ -125,6 +125,7 @@ def _member(w: Worker, unit: str, attempt: Attempt) -> Member | None:
     except Exception as error:
         w.log(attempt, traceback.format_exc())
         broken = Member(unit, told["name"], 0, [], attempt=attempt)
+        w.beat(0)
         _end(w, [broken], "failed", f"{type(error).__name__}: {error}")
         return None
 
@@ -155,8 +156,8 @@ def _cap(w: Worker, units: Sequence[str]) -> dict[str, Any]:
 def _train(w: Worker, group: list[Member], cap: Mapping[str, Any]) -> None:
     try:
         less = cap["micro"], cap["halvings"]
+        w.beat(group[0].step)
         trainer = Trainer(group, w.settings, w.data, _hooks(w, group), *less, w.ranks)
-        w.beat(trainer.step)
         w.say(
             event="start", trials=[m.trial for m in group], name=group[0].name, step=trainer.step,
             total=trainer.total,
@@ -218,11 +219,12 @@ def _out_of_memory(w: Worker, group: list[Member], error: OutOfMemory) -> None:
 
 
 def _end(w: Worker, group: Sequence[Member], state: str, reason: str, same: str = "") -> None:
+    """End attempts that came to nothing, at the step that the worker said last."""
     reason = " ".join(reason.split())[:500]
     for m in group:
         if m.attempt is not None:
             w.log(m.attempt, f"{state}: {reason}")
-            w.write(partial(m.attempt.end, state, reason, step=m.step))
+            w.write(partial(m.attempt.end, state, reason, step=w.me.step))
             w.say(event="end", trial=m.trial, name=m.name, state=state, reason=reason, same=same)
             m.attempt = None
 
@@ -240,7 +242,7 @@ def _finish(w: Worker, trainer: Trainer, group: list[Member]) -> None:
     """Publish what a stack came to, some members side by side."""
     if "state" in w.work.get("keep", ()) or any(m.until is not None for m in group):
         trainer.save()
-    for i in range(0, len(group), FINISH):  # as many weights are held beside the states
+    for i in range(0, len(group), FINISH):
         calls = {
             e: call
             for e, m in enumerate(group)

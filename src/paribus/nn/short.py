@@ -21,16 +21,20 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # on the CPU, number by
 
 LONGEST = 128  # tokens
 WIDEST = 128  # numbers of a head
-# Tokens · numbers in fp32, where products are written out multiplication by multiplication: 64 · 32
-# compile for 16 s, 83 · 32 for a minute, 64 · 64 for a minute and a half.
+# Tokens · numbers in fp32, each padded to a power of two; there products are written out
+# multiplication by multiplication: 64 · 32 compile for 16 s, 83 · 32 for a minute, 64 · 64 longer.
 EXACT = 64 * 32
 
 
 def fits(length: int, head_dim: int, dtype: torch.dtype) -> bool:
     """Whether there are kernels here for rows and heads of this size."""
-    if dtype == torch.float32 and length * head_dim > EXACT and not INTERPRETED:
+    if dtype == torch.float32 and not INTERPRETED and _padded(length) * _padded(head_dim) > EXACT:
         return False
     return INSTALLED and length <= LONGEST and head_dim <= WIDEST
+
+
+def _padded(n: int) -> int:
+    return max(16, 1 << (n - 1).bit_length())
 
 
 def able(q: Tensor, k: Tensor, bias: Tensor | None) -> bool:
