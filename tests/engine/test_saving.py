@@ -11,6 +11,7 @@ import torch
 from paribus import optim
 from paribus.engine import checkpoint, resuming, train
 from paribus.engine.members import weights_of
+from paribus.engine.updating import Flat
 from paribus.store import DiskError, Fenced, at_once
 from tests.engine import tiny
 
@@ -22,6 +23,7 @@ class Attempt:
         self.name, self.meet, self.trouble = name, meet, trouble
         self.sealed: list[int] = []
         self.kept: list[int] = []
+        self.ended = ""
 
     def seal(self, step: int, files: dict[str, bytes], info: dict[str, str]) -> None:
         assert info == {"name": self.name, "trial": self.name}
@@ -32,6 +34,9 @@ class Attempt:
         if trouble is not None:
             raise trouble
         self.sealed.append(step)
+
+    def end(self, state: str, *_: Any, **__: Any) -> None:
+        self.ended = state
 
     def retain(self, n: int, also: list[int]) -> None:
         assert n == 1 and not also
@@ -149,3 +154,27 @@ def test_waiting_for_a_full_disk_is_no_time_that_a_checkpoint_took(
     trainer = tiny.train(members, hooks=tiny.Hooks(write=write), checkpoint_steps=2)
     assert full.sealed == [2] and clock == [1800.0]
     assert trainer._took == 0.0
+
+
+@pytest.mark.parametrize("last", [3, 7])
+def test_what_a_checkpoint_finds_diverged_is_ended(
+    last: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU, where a step is looked at one step later, and before a checkpoint: the only
+    trial, whose training is over with it."""
+    member = tiny.member(1, steps=8)
+    (attempt,) = attempts([member], None)
+    real = train.Trainer._gradients
+
+    def poisoned(self: train.Trainer, local: int, *given: Any) -> Any:
+        grads, sums, counts = real(self, local, *given)
+        if local == last:
+            grads[0][0] = float("nan")
+        return grads, sums, counts
+
+    monkeypatch.setattr(train.Trainer, "_gradients", poisoned)
+    monkeypatch.setattr(Flat, "late", True)
+    tiny.train([member], checkpoint_steps=last + 1)
+    assert (attempt.ended, attempt.sealed) == ("diverged", [])
+    assert member.attempt is None
+    assert member.reason and member.reason.endswith(f"at step {last + 1} of 8")
