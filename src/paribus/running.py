@@ -307,6 +307,8 @@ def work_through(
     found: source.Source, plan: Plan, chosen: Chosen, todo: Todo, o: Namespace
 ) -> tuple[int, bool]:
     """(exit code, whether that is the end): preflight, then workers until nothing is left."""
+    from paribus.analysis import report
+
     store, instance = plan.store, plan.study.instance
     limits = limits_of(o)
     slots, stack = slots_of(plan, todo.items, o)
@@ -339,7 +341,7 @@ def work_through(
                 if i.trial.id in todo.anew:
                     store.retire(i.trial.id, todo.anew[i.trial.id], i.state.attempt)
             if not crew.why:
-                crew.work(told, settings, slots)
+                crew.work(told, settings, slots, report.ready)
     finally:
         progress.close()
         store.end_run(instance, run)

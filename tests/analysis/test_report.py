@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 
@@ -161,6 +162,19 @@ def test_the_common_path_is_light():
         "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_run_loads_what_it_takes_while_others_work():
+    code = (
+        "import sys; from paribus.analysis import report; report.ready(); had = set(sys.modules)\n"
+        "from tests.analysis import test_report as t\n"
+        "record = t.study(claims=t.CLAIMS)\n"
+        "report.render(record, t.rows(record, t.known), curves=t.CURVES)\n"
+        "heavy = {'numpy', 'matplotlib', 'mpl_toolkits', 'jinja2'}  # scipy's the tests load\n"
+        "late = [m for m in sys.modules if m not in had and m.partition('.')[0] in heavy]\n"
+        "assert not late and 'scipy.special' in had, late"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
 
 
 # ── first things first ──────────────────────────────────────────────────────────────────────

@@ -186,3 +186,28 @@ def test_one_whose_result_is_not_taken_spoils_no_other(
     assert states.pop(units[2]) != "done"
     assert set(states.values()) == {"done"}
     worker.me.close()
+
+
+def test_work_that_others_hold_is_looked_at_soon_and_then_seldom(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whoever has waited long may go on a little later, and a disk of many workers has rest."""
+    now, pauses = [100.0], list[float]()
+    monkeypatch.setattr("paribus.engine.worker.time.monotonic", lambda: now[0])
+
+    def wait(pause: float) -> None:
+        pauses.append(pause)
+        now[0] += pause
+
+    free = Worker.__new__(Worker)
+    held = [True] * 300 + [False]
+    for name, value in {
+        "work": {"packs": [["a"]]}, "stop": lambda: False, "_wait": wait,
+        "_sorted": lambda pack: ([], held.pop(0)), "_attend": lambda pack, free: False,
+    }.items():  # fmt: skip
+        setattr(free, name, value)
+    assert free._run() == 0
+    waited = [sum(pauses[:i]) for i in range(len(pauses))]
+    assert pauses[:20] == [0.2] * 20
+    assert all(p <= max(0.2, 0.05 * w + 1e-9) for p, w in zip(pauses, waited, strict=True))
+    assert pauses[-1] == max(pauses) == 2.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import signal
 import subprocess
 import sys
@@ -67,6 +68,46 @@ def test_a_stop_while_a_worker_is_started_reaches_it(
     crew._spawn(slot, local.WORKER, {})
     assert slot.process is not None
     assert slot.process.wait(timeout=30) == -signal.SIGTERM
+
+
+OVER = """
+import os, sys, time
+print(sys.stdin.readline() and '{"event": "over"}', flush=True)
+time.sleep(float(sys.argv[1]))  # as torch, which takes its time to end
+os.abort()
+"""
+
+
+def test_a_worker_with_nothing_left_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its process ends while others work, or while the report is made; how it ends says nothing."""
+    ended = []
+    monkeypatch.setattr(atexit, "register", ended.append)
+
+    def start(module: str, told: Mapping[str, Any], *, more: bool) -> local.Process:
+        pipe = subprocess.PIPE
+        seconds = {"cuda:0": "0", "cuda:1": "60"}[told["settings"]["known"]]
+        process = local.Process([sys.executable, "-c", OVER, seconds], stdin=pipe, stdout=pipe,
+                                stderr=pipe)  # fmt: skip
+        process.tell(told)
+        return process
+
+    monkeypatch.setattr(local, "_start", start)
+    at = local.settings_at
+    monkeypatch.setattr(local, "settings_at", lambda s, x: {**at(s, x), "known": s.device})
+    slots = [local.Slot(1, "cuda:0"), local.Slot(2, "cuda:1")]
+    meanwhile: list[int] = []
+    began = time.monotonic()
+    with local.Crew(Store(tmp_path), "x@main", Progress({}, None), local.Limits()) as crew:
+        crew.work({"packs": []}, {}, slots, lambda: meanwhile.append(len(crew.slots)))
+    assert time.monotonic() - began < 30
+    assert (meanwhile, crew.errors, [s.over for s in slots]) == ([2], [], [True, True])
+    late = slots[1].process
+    assert late is not None and late.poll() is None
+    assert ended == [late.wait]  # what it took is part of what the run took
+    late.kill()
+    late.wait(30)
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,8 @@ from paribus.store.workers import DISK, IDLE, WORKING
 from paribus.text import weights
 
 STOPPED = 75
-LOOK = (0.2, 2.0)  # seconds between looks at work that others hold: at first, at most
+LOOK = (0.2, 2.0)  # seconds between looks at work that others hold: at least, at most
+LATE = 0.05  # of the time that was waited: so much later than it could it goes on, at most
 PARK = (0.2, 5.0)  # seconds between tries while a disk refuses
 SETTLED = ("diverged", "refused")
 
@@ -184,7 +185,7 @@ class Worker(Resident):
         return code
 
     def _run(self) -> int:
-        pause = LOOK[0]
+        since = time.monotonic()
         while True:
             moved, busy, weary = False, False, []
             for pack in self.work["packs"]:
@@ -204,8 +205,10 @@ class Worker(Resident):
             if not moved:
                 if not busy and not weary:
                     return 0
-                self._wait(pause)
-            pause = LOOK[0] if moved else min(LOOK[1], 1.5 * pause)
+                waited = time.monotonic() - since
+                self._wait(min(LOOK[1], max(LOOK[0], LATE * waited)))
+            else:
+                since = time.monotonic()
 
     def _wait(self, pause: float) -> None:
         """Others hold what is left: look again soon, in case they are lost."""
@@ -314,7 +317,10 @@ def work(told: Mapping[str, Any]) -> int:
             own = replace(settings, device=settings.devices[rank])
             apply(own)
             return Follower(told["work"], own).run(together(settings, Path(told["meet"]), rank))
-        return Worker(told["work"], settings, meet and Path(meet)).run()
+        worker = Worker(told["work"], settings, meet and Path(meet))
+        if (code := worker.run()) == 0:
+            worker.say(event="over")  # nothing is left; to end takes torch most of a second
+        return code
     except Stopped:
         return STOPPED
     except ParibusError as error:

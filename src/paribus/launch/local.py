@@ -5,6 +5,7 @@ The crew starts and stops workers and shows what they say; the store holds all t
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import selectors
@@ -42,6 +43,7 @@ class Slot:
         device: "cpu", "cuda:0", "mps".
         others: the devices of the ranks that follow, where several train one trial.
         busy: why the device cannot be used now; "" if it can.
+        over: nothing is left for it; its process may still end.
         waiting: whether its process has passed the preflight, or was started beside it, and is to
             be told its work.
     """
@@ -130,7 +132,8 @@ class Crew:
             signal.signal(number, handler)
         for slot in self.slots:
             if slot.process is not None and slot.process.poll() is None:
-                slot.process.terminate()
+                # What ends by itself is waited for when the report is there: its time is the run's.
+                atexit.register(slot.process.wait) if slot.over else slot.process.terminate()
             if isinstance(slot.process, Process):
                 slot.process.no_more()
 
@@ -202,27 +205,22 @@ class Crew:
         return 2 if failed else 0
 
     def work(
-        self, work: Mapping[str, Any], settings: Mapping[str, Any], slots: Sequence[Slot]
+        self,
+        work: Mapping[str, Any],
+        settings: Mapping[str, Any],
+        slots: Sequence[Slot],
+        meanwhile: Callable[[], None] = lambda: None,
     ) -> None:
-        """Keep a worker in every slot until nothing is left, or until it is stopped."""
+        """Keep a worker in every slot until nothing is left, or until it is stopped; what there is
+        to do `meanwhile` is done when all have been started."""
         self.slots = list(slots)
         told = [
             {"work": _rotated(work, i, len(slots)), "settings": settings_at(s, settings)}
             for i, s in enumerate(slots)
         ]
-        while True:
-            for slot, about in zip(self.slots, told, strict=True):
-                # That of the preflight is itself what fills its device.
-                ready = slot.waiting and (slot is self.slots[0] or self._ready(slot))
-                if ready and isinstance(slot.process, Process):
-                    slot.waiting, slot.moved = False, time.monotonic()
-                    slot.process.tell(about)
-                if slot.process is None and not slot.over and not self.why and self._ready(slot):
-                    self._spawn(slot, WORKER, about)
-            if all(s.process is None for s in self.slots) and (
-                self.why or all(s.over for s in self.slots)
-            ):
-                return
+        self._fill(told)
+        meanwhile()
+        while not all(s.over or (self.why and s.process is None) for s in self.slots):
             if self._selector.get_map():
                 for key, _ in self._selector.select(timeout=0.3):
                     self._read(key, self._event)
@@ -233,6 +231,18 @@ class Crew:
                     self._ended(slot)
             self._look()
             self.progress.draw()
+            self._fill(told)
+
+    def _fill(self, told: Sequence[Mapping[str, Any]]) -> None:
+        """A worker in every slot that is free and not over."""
+        for slot, about in zip(self.slots, told, strict=True):
+            # That of the preflight is itself what fills its device.
+            ready = slot.waiting and (slot is self.slots[0] or self._ready(slot))
+            if ready and isinstance(slot.process, Process):
+                slot.waiting, slot.moved = False, time.monotonic()
+                slot.process.tell(about)
+            if slot.process is None and not slot.over and not self.why and self._ready(slot):
+                self._spawn(slot, WORKER, about)
 
     def _ready(self, slot: Slot) -> bool:
         """Whether the device can be used; says why it is waited for."""
@@ -273,6 +283,8 @@ class Crew:
         for key in [k for k in self._selector.get_map().values() if k.data[0] is slot]:
             self._read(key, self._event, to_the_end=True)
         slot.process = None
+        if slot.over:
+            return
         code, kills = process.wait(), deaths.oom_kills()
         oom, self._kills = kills > self._kills, kills
         slot.deaths = 0 if slot.worked or code in (FRESH, BUSY) else slot.deaths + 1
@@ -350,6 +362,7 @@ class Crew:
         e = {**json.loads(line), "worker": slot.number}
         slot.moved, slot.called_stuck = time.monotonic(), False
         kind = e["event"]
+        slot.over |= kind == "over" and not slot.others
         slot.worked |= kind in ("step", "end", "evaluated", "idle", "blocked")
         if kind == "start":
             slot.running = e

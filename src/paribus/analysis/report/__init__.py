@@ -7,6 +7,7 @@ Nothing in it is fetched: styles and figures are inline, the language is switche
 from __future__ import annotations
 
 import functools
+import importlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,11 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 LANGUAGES = facts.LANGUAGES
+HEAVY = (
+    "matplotlib.figure", "matplotlib.backends.backend_agg", "matplotlib.backends.backend_svg",
+    "scipy.special", "paribus.analysis.plots", "paribus.analysis.sheets",
+    "paribus.analysis.telling",
+)  # fmt: skip
 
 
 @functools.cache
@@ -40,6 +46,14 @@ def _template() -> jinja2.Template:
         loader=jinja2.FileSystemLoader(HERE),
     )
     return environment.get_template("report.html.j2")
+
+
+def ready() -> None:
+    """Load what a page is made with, which takes a second: a run does while its workers load
+    torch."""
+    for name in HEAVY:
+        importlib.import_module(name)
+    _template()
 
 
 class Told:
