@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import atexit
+import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from paribus.engine.settings import Settings
-from paribus.launch import local
+from paribus.launch import local, processes
+from paribus.launch.processes import Process
 from paribus.launch.progress import Progress
 from paribus.store import Store
 
@@ -26,9 +29,9 @@ print(len(sys.stdin.readline()), sys.stdin.readline().strip(), repr(sys.stdin.re
 """
 
 
-def python(code: str) -> local.Process:
+def python(code: str) -> Process:
     pipe = subprocess.PIPE
-    return local.Process([sys.executable, "-c", code], stdin=pipe, stdout=pipe, stderr=pipe)
+    return Process([sys.executable, "-c", code], stdin=pipe, stdout=pipe, stderr=pipe)
 
 
 def test_nobody_waits_for_a_process_that_does_not_read_yet() -> None:
@@ -57,12 +60,12 @@ def test_a_stop_while_a_worker_is_started_reaches_it(
 ) -> None:
     crew = local.Crew(Store(tmp_path), "x@main", Progress({}, None), local.Limits())
 
-    def start(module: str, told: Mapping[str, Any], *, more: bool) -> local.Process:
+    def start(module: str, told: Mapping[str, Any], *, more: bool) -> Process:
         process = python("import time; time.sleep(60)")
         crew.stop("SIGTERM")  # what a signal's handler does, before the slot knows the process
         return process
 
-    monkeypatch.setattr(local, "_start", start)
+    monkeypatch.setattr(processes, "start", start)
     slot = local.Slot(1, "cpu")
     crew.slots = [slot]
     crew._spawn(slot, local.WORKER, {})
@@ -74,7 +77,7 @@ OVER = """
 import os, sys, time
 print(sys.stdin.readline() and '{"event": "over"}', flush=True)
 time.sleep(float(sys.argv[1]))  # as torch, which takes its time to end
-os.abort()
+os._exit(3)
 """
 
 
@@ -85,15 +88,15 @@ def test_a_worker_with_nothing_left_is_not_waited_for(
     ended = []
     monkeypatch.setattr(atexit, "register", ended.append)
 
-    def start(module: str, told: Mapping[str, Any], *, more: bool) -> local.Process:
+    def start(module: str, told: Mapping[str, Any], *, more: bool) -> Process:
         pipe = subprocess.PIPE
         seconds = {"cuda:0": "0", "cuda:1": "60"}[told["settings"]["known"]]
-        process = local.Process([sys.executable, "-c", OVER, seconds], stdin=pipe, stdout=pipe,
+        process = Process([sys.executable, "-c", OVER, seconds], stdin=pipe, stdout=pipe,
                                 stderr=pipe)  # fmt: skip
         process.tell(told)
         return process
 
-    monkeypatch.setattr(local, "_start", start)
+    monkeypatch.setattr(processes, "start", start)
     at = local.settings_at
     monkeypatch.setattr(local, "settings_at", lambda s, x: {**at(s, x), "known": s.device})
     slots = [local.Slot(1, "cuda:0"), local.Slot(2, "cuda:1")]
@@ -105,7 +108,7 @@ def test_a_worker_with_nothing_left_is_not_waited_for(
     assert (meanwhile, crew.errors, [s.over for s in slots]) == ([2], [], [True, True])
     late = slots[1].process
     assert late is not None and late.poll() is None
-    assert ended == [late.wait]  # what it took is part of what the run took
+    assert late.wait in ended  # what it took is part of what the run took
     late.kill()
     late.wait(30)
 
@@ -124,7 +127,7 @@ def test_a_process_of_one_gpu_sees_it_alone(
     at = local.settings_at(local.Slot(1, device), {"threads": 2})
     settings = Settings(**at)
     assert (settings.device, settings.known, settings.devices) == ("cuda:0", device, ())
-    env = local._environment(at, Path("home"))
+    env = processes.environment(at, Path("home"))
     assert (env[SEEN], env["OMP_NUM_THREADS"]) == (seen, "2")
 
 
@@ -133,4 +136,40 @@ def test_others_see_what_the_launcher_sees(monkeypatch: pytest.MonkeyPatch) -> N
     for slot in (local.Slot(1, "cpu"), local.Slot(1, "mps"), local.Slot(1, "cuda:0", ("cuda:1",))):
         at = local.settings_at(slot, {})
         assert (at["device"], Settings(**at).known) == (slot.device, slot.device)
-        assert local._environment(at, Path("home"))[SEEN] == "4,6"
+        assert processes.environment(at, Path("home"))[SEEN] == "4,6"
+
+
+@pytest.mark.parametrize(
+    ("there", "writes", "may", "prefix", "kept"),
+    [
+        (False, True, True, None, False),  # Python keeps it itself
+        (False, True, False, None, True),  # a folder of somebody else
+        (False, False, True, None, True),  # told not to write any
+        (True, False, False, None, False),
+        (False, False, False, "/elsewhere", False),
+    ],
+)
+def test_bytecode_that_python_cannot_keep_is_kept_in_the_home(
+    there: bool, writes: bool, may: bool, prefix: str | None, kept: bool,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Else each process compiles all of torch anew, ten seconds with its compiler."""
+    torch = tmp_path / "torch"
+    torch.mkdir()
+    cached = torch / "__pycache__" / "__init__.cpython-311.pyc"
+    if there:
+        cached.parent.mkdir()
+        cached.touch()
+    monkeypatch.setattr(
+        "importlib.util.find_spec", lambda name: SimpleNamespace(cached=str(cached))
+    )
+    monkeypatch.setattr(sys, "dont_write_bytecode", not writes)
+    monkeypatch.setattr(sys, "pycache_prefix", prefix)
+    monkeypatch.setattr(os, "access", lambda folder, how: may and Path(folder) == torch)
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    env = processes.environment({}, tmp_path / "home")
+    place = str(tmp_path / "home" / "cache" / "bytecode") if kept else None
+    assert (env.get("PYTHONPYCACHEPREFIX"), env["PYTHONDONTWRITEBYTECODE"]) == (
+        place,
+        "" if kept else "1",
+    )

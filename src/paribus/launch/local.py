@@ -10,19 +10,16 @@ import json
 import os
 import selectors
 import signal
-import subprocess
-import sys
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from paribus.errors import ParibusError
-from paribus.launch import deaths
+from paribus.launch import deaths, processes
+from paribus.launch.processes import Process
 from paribus.launch.progress import Progress
 from paribus.launch.ranks import Group
 from paribus.store import Store
@@ -260,7 +257,7 @@ class Crew:
 
     def _spawn(self, slot: Slot, module: str, told: Mapping[str, Any]) -> None:
         more = (module == PREFLIGHT or "wait" in told) and not slot.others
-        start = partial(_start, module, more=more)
+        start = partial(processes.start, module, more=more)
         process: Process | Group
         if slot.others and module == WORKER:
             process = Group(len(slot.devices), start, told)
@@ -430,67 +427,6 @@ def settings_at(slot: Slot, settings: Mapping[str, Any]) -> dict[str, Any]:
     if kind != "cuda":
         return {**settings, "device": slot.device}
     return {**settings, "device": "cuda:0", "gpu": int(number or 0)}
-
-
-class Process(subprocess.Popen[bytes]):
-    """A process of Python that is told its work on its standard input.
-
-    It is told by a thread: a pipe holds 64 KB, and while one process loads torch and reads nothing
-    the others are to be started, and signals heard.
-    """
-
-    _telling: threading.Thread | None = None
-
-    def tell(self, told: Mapping[str, Any], *, more: bool = False) -> None:
-        """Say a line, the last one unless there may be more."""
-
-        def say(before: threading.Thread | None) -> None:
-            if before is not None:
-                before.join()
-            with suppress(BrokenPipeError, ValueError):  # it has ended; no more was to be said
-                assert self.stdin
-                self.stdin.write(json.dumps(told).encode() + b"\n")
-                self.stdin.flush()
-            if not more:
-                self.no_more()
-
-        name = f"paribus tells {self.pid}"
-        self._telling = threading.Thread(target=say, args=(self._telling,), name=name, daemon=True)
-        self._telling.start()
-
-    def no_more(self) -> None:
-        with suppress(BrokenPipeError):
-            assert self.stdin
-            self.stdin.close()
-
-
-def _start(module: str, told: Mapping[str, Any], *, more: bool = False) -> Process:
-    """A process of Python that is told this, and may be told more."""
-    process = Process(
-        [sys.executable, "-m", "paribus.engine.process", module],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=_environment(told["settings"], Path(told["work"]["home"])),
-        start_new_session=True,  # a terminal's Ctrl-C reaches the launcher alone
-    )
-    process.tell(told, more=more)
-    return process
-
-
-def _environment(settings: Mapping[str, Any], home: Path) -> dict[str, str]:
-    """Threads, GPUs numbered as nvidia-smi numbers them, the one GPU that a process is to see, and
-    where compiled code is kept, so that no worker and no later run compiles again what one has."""
-    usual = {
-        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
-        "TORCHINDUCTOR_CACHE_DIR": str(home.absolute() / "cache" / "compiled"),
-    }
-    threads = str(settings.get("threads", 1))
-    own = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
-    if (gpu := settings.get("gpu")) is not None:
-        shown = os.environ.get("CUDA_VISIBLE_DEVICES")
-        own["CUDA_VISIBLE_DEVICES"] = str(gpu) if shown is None else shown.split(",")[gpu].strip()
-    return {**usual, **os.environ, **own}
 
 
 def _rotated(work: Mapping[str, Any], i: int, n: int) -> dict[str, Any]:
