@@ -10,6 +10,7 @@ import torch
 
 from paribus import parts
 from paribus.errors import Refused, SpecError
+from paribus.nn import short
 from paribus.nn.attention import attend, pattern
 from paribus.spec import pack_key
 from tests.engine import tiny
@@ -95,3 +96,32 @@ def test_a_spec_chooses_and_the_record_says_so():
         tiny.spec(kernel="sdpq")
     with pytest.raises(Refused, match="reference kernel alone"):
         tiny.train([tiny.member(1, kernel="sdpa", model=tiny.model(position=positions.cope()))])
+
+
+@pytest.mark.parametrize(
+    ("cuda", "length", "head_dim", "dtype", "why"),
+    [
+        (True, 128, 128, torch.bfloat16, ""),
+        (True, 64, 32, torch.float32, ""),
+        (False, 16, 16, torch.float32, "it runs on CUDA alone"),
+        (True, 16, 16, torch.float64, "it knows no float64"),
+        (True, 129, 16, torch.bfloat16, "rows of 129 tokens; it takes up to 128"),
+        (True, None, 16, torch.bfloat16, "rows of any number of tokens; it takes up to 128"),
+        (True, 65, 32, torch.float32, "65 tokens with heads of 32 are too large for it in fp32"),
+        (True, 64, 256, torch.float16, "64 tokens with heads of 256 are too large for it"),
+    ],
+)  # fmt: skip
+def test_what_the_short_kernel_cannot_train(cuda, length, head_dim, dtype, why, monkeypatch):
+    monkeypatch.setattr(short, "INSTALLED", True)
+    monkeypatch.setattr(short, "INTERPRETED", False)
+    assert short.unable(cuda, length, head_dim, dtype).removeprefix("rows of ") == (
+        why.removeprefix("rows of ")
+    )
+
+
+@pytest.mark.parametrize("kernel", ["short", "flex"])
+def test_a_kernel_that_is_asked_for_is_not_replaced_in_silence(kernel):
+    """Its record would say what did not run, and a control of kernels would compare one with
+    itself."""
+    with pytest.raises(Refused, match=f"kernel {kernel}: .* CUDA alone; use the sdpa kernel"):
+        tiny.train([tiny.member(1, kernel=kernel)])

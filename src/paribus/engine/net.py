@@ -86,6 +86,19 @@ class Net:
         # pieces there; nor need they be made step by step.
         self.ahead = device.startswith("cuda")
 
+    def unable(self) -> str:
+        """Why the kernel cannot train this; "" where it can.  (Evaluations of other lengths, or
+        elsewhere, have torch's where it cannot do them.)"""
+        cuda = self.device.startswith("cuda")
+        if self.kernel == "flex":
+            return "" if cuda else "torch trains it on CUDA alone"
+        if self.kernel != "short":
+            return ""
+        length = self.specs[0].task.io().length
+        if not self.core.plain:
+            return "the position's bias has parameters"
+        return short.unable(cuda, length, self.core.dims.head_dim, self.compute)
+
     def lowered(self) -> list[str]:
         """The parameters of which a pass reads nothing but what they are in a lower dtype."""
         return self.core.lowered() if self.compute in (torch.bfloat16, torch.float16) else []
@@ -212,6 +225,9 @@ class ExternalNet:
             raise SpecError(f"external {model.target}: not a torch.nn.Module")
         self.module = module.to(device=self.device, dtype=self.compute)
         return self.module
+
+    def unable(self) -> str:
+        return ""  # its attention is its own
 
     def initial(self, seeds: Sequence[int]) -> dict[str, Tensor]:
         module = self._build(seeds[0])

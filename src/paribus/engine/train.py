@@ -102,8 +102,8 @@ class Trainer:
         began = max(i for i in range(index + 1) if i == 0 or every[i].optim != "keep")
         self.origin = sum(p.steps for p in every[:began])  # where the optimizer's state began
         self.net = make_net(self.specs, self.settings.device, self.settings.attention)
-        if self.net.kernel == "flex" and not self.settings.device.startswith("cuda"):
-            raise Refused("kernel flex: torch trains it on CUDA alone; use the sdpa kernel")
+        if why := self.net.unable():
+            raise Refused(f"kernel {self.net.kernel}: {why}; use the sdpa kernel")
         fresh = self.phase == -1 and not any(m.state for m in self.members)
         if fresh:
             self.params = initial(self.net, spec, [m.seed for m in self.members])

@@ -21,6 +21,7 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # on the CPU, number by
 
 LONGEST = 128  # tokens
 WIDEST = 128  # numbers of a head
+KNOWN = (torch.float32, torch.bfloat16, torch.float16)
 # Tokens · numbers in fp32, each padded to a power of two; there products are written out
 # multiplication by multiplication: 64 · 32 compile for 16 s, 83 · 32 for a minute, 64 · 64 longer.
 EXACT = 64 * 32
@@ -33,6 +34,23 @@ def fits(length: int, head_dim: int, dtype: torch.dtype) -> bool:
     return INSTALLED and length <= LONGEST and head_dim <= WIDEST
 
 
+def unable(cuda: bool, length: int | None, head_dim: int, dtype: torch.dtype) -> str:
+    """Why rows of this length (None: of several) cannot be trained with these kernels; "" where
+    they can."""
+    if not (cuda or INTERPRETED):
+        return "it runs on CUDA alone"
+    if not INSTALLED:
+        return "Triton is not installed"
+    if dtype not in KNOWN:
+        return f"it knows no {str(dtype).removeprefix('torch.')}"
+    if length is None or length > LONGEST:
+        return f"rows of {length or 'any number of'} tokens; it takes up to {LONGEST}"
+    if fits(length, head_dim, dtype):
+        return ""
+    more = " in fp32" if dtype == torch.float32 and head_dim <= WIDEST else ""
+    return f"rows of {length} tokens with heads of {head_dim} are too large for it{more}"
+
+
 def _padded(n: int) -> int:
     return max(16, 1 << (n - 1).bit_length())
 
@@ -41,9 +59,8 @@ def able(q: Tensor, k: Tensor, bias: Tensor | None) -> bool:
     """Whether these kernels can do it: on a GPU, short, of a dtype that they know, and with a bias
     that needs no gradient."""
     small = fits(max(q.shape[-2], k.shape[-2]), q.shape[-1], q.dtype)
-    known = q.dtype in (torch.float32, torch.bfloat16, torch.float16)
     learned = bias is not None and bias.requires_grad
-    return small and (q.is_cuda or INTERPRETED) and known and not learned
+    return small and (q.is_cuda or INTERPRETED) and q.dtype in KNOWN and not learned
 
 
 def attend(
