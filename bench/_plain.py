@@ -140,6 +140,26 @@ def timed(
     return sorted(times)[len(times) // 2]
 
 
+def kernels(step: Callable[[], Any], device: str, most: int, steps: int = 5) -> list[str]:
+    """Lines of what takes longest on the device: milliseconds and calls of a step, and its name."""
+    from torch.profiler import ProfilerActivity, profile
+
+    gpu = device.startswith("cuda")
+    with profile(activities=[ProfilerActivity.CUDA if gpu else ProfilerActivity.CPU]) as p:
+        for _ in range(steps):
+            step()
+        if gpu:
+            torch.cuda.synchronize()
+    found = [
+        ((e.self_device_time_total if gpu else e.self_cpu_time_total) / 1e3 / steps, e.count, e.key)
+        for e in p.key_averages()
+    ]
+    total = sum(ms for ms, _, _ in found)
+    found = sorted(found, reverse=True)[:most]
+    lines = [f"{ms:9.3f} {count / steps:7.1f}  {name[:110]}" for ms, count, name in found]
+    return [f"{total:9.3f} {'':7}  all, of which the longest:", *lines]
+
+
 def main() -> None:
     shape, device, how, steps = sys.argv[1:]
     step = plain_step(Shape(**json.loads(shape)), device, how)

@@ -2,12 +2,13 @@
 in the same run; and what a mask by predicate costs beside the causal one.
 
     python bench/single.py [--device cuda:0] [--cases 124m,d20,d20-8k] [--masks window]
-        [--peers plain,hf] [--steps 5] [--tiny] [--write FOLDER]
+        [--peers plain,hf] [--steps 5] [--kernels N] [--tiny] [--write FOLDER]
 
 124m: GPT-2 small (vocabulary 50,304 on all sides: multiples of 64 are what a careful peer takes),
 rows of 1,024, 32 rows a step.  d20: nanochat's model of depth 20 (561 M), rows of 2,048 or 8,192,
 32,768 tokens a step.  bf16, AdamW.  MFU: operations of the model
 (3 x forward, causal scores counted by what is read) over 989 TFLOP/s; on other devices of no use.
+--kernels: the N that take longest of our step, in milliseconds and calls.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _plain import Shape, batches, plain_step, timed
+from _plain import Shape, batches, kernels, plain_step, timed
 
 from paribus import (
     corpora,
@@ -129,6 +130,7 @@ def main() -> None:
     p.add_argument("--masks", default="causal", help="of ours: causal, window; the first is causal")
     p.add_argument("--peers", default="plain,hf")
     p.add_argument("--steps", type=int, default=5)
+    p.add_argument("--kernels", type=int, default=0, metavar="N")
     p.add_argument("--tiny", action="store_true", help="small shapes, to try the script")
     p.add_argument("--write", type=Path)
     o = p.parse_args()
@@ -173,6 +175,9 @@ def main() -> None:
                 ms = timed(step, o.device, o.steps)
                 engine = f"{trainer.engine}, {trainer.net.kernel}"
                 say(name, case, f"paribus, {mask}", ms, model, engine)
+                if o.kernels:
+                    lines += (found := kernels(step, o.device, o.kernels))
+                    print(*found, sep="\n", flush=True)
                 del step, trainer
             whole = spec(case, o.device, masks.causal()).model
             for peer in filter(None, o.peers.split(",") if case.gpt2 else []):

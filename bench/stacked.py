@@ -2,12 +2,13 @@
 writes it for one run, eager and compiled with CUDA graphs, in the same run.
 
     python bench/stacked.py [--device cuda:0] [--cases t23,t83,lm] [--sizes 15,60] [--steps 8]
-        [--peers eager,graphs] [--deterministic] [--tiny] [--write FOLDER]
+        [--peers eager,graphs] [--deterministic] [--kernels N] [--tiny] [--write FOLDER]
 
 Milliseconds of a step and model: of ours the mean of many steps, for it draws its rows, some steps'
 at a time; of the peers, whose rows are there already, the median.  Both sides: the same shape,
 GPT-2's blocks, bf16 on CUDA, Adam.  Ratios are against the best of our stacks.  --deterministic:
-ours alone, equal to the bit after a resume.
+ours alone, equal to the bit after a resume.  --kernels: the N that take longest of a step of each
+of our stacks, in milliseconds and calls.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _plain import Shape, plain_step, timed
+from _plain import Shape, kernels, plain_step, timed
 
 from paribus import corpora, init, optim, positions, presets, schedules, tasks, tokenizers
 from paribus.engine.members import Member, Phase
@@ -65,7 +66,9 @@ def spec(s: Shape, device: str) -> Spec:
     return resolve(Spec(model=model, task=task, **how))
 
 
-def ours(s: Shape, models: int, device: str, steps: int, folder: str, **how: Any) -> dict[str, Any]:
+def ours(
+    s: Shape, models: int, device: str, steps: int, folder: str, most: int = 0, **how: Any
+) -> dict[str, Any]:
     members = [
         Member(f"t{i}", f"t{i}", i, [Phase("train", spec(s, device), "reset")])
         for i in range(models)
@@ -78,6 +81,7 @@ def ours(s: Shape, models: int, device: str, steps: int, folder: str, **how: Any
     trainer._enter(0)
     timed(trainer._advance, device, 1)  # compiled, recorded
     ms = timed(trainer._advance, device, 1, warm=0, at_once=16 * steps)
+    longest = kernels(trainer._advance, device, most) if most else []
     trainer._settle()
     memory = torch.cuda.max_memory_allocated() / 1e9 if gpu else float("nan")
     engine = f"{trainer.engine}, {trainer.net.kernel}"
@@ -86,6 +90,7 @@ def ours(s: Shape, models: int, device: str, steps: int, folder: str, **how: Any
         "ms": ms / models,
         "GB": memory,
         "engine": engine,
+        "kernels": longest,
     }
 
 
@@ -97,6 +102,7 @@ def main() -> None:
     p.add_argument("--peers", default="eager,graphs")
     p.add_argument("--steps", type=int, default=8)
     p.add_argument("--deterministic", action="store_true", help="ours alone, with that setting")
+    p.add_argument("--kernels", type=int, default=0, metavar="N")
     p.add_argument("--tiny", action="store_true", help="small shapes, to try the script")
     p.add_argument("--write", type=Path)
     o = p.parse_args()
@@ -121,7 +127,7 @@ def main() -> None:
             for models in sizes:
                 if gpu:
                     torch.compiler.reset()
-                rows.append(ours(shape, models, o.device, o.steps, folder, **how))
+                rows.append(ours(shape, models, o.device, o.steps, folder, o.kernels, **how))
             best = min(r["ms"] for r in rows)
             for peer in filter(None, [] if how else o.peers.split(",")):
                 if gpu:
@@ -130,8 +136,9 @@ def main() -> None:
                 rows.append({"who": f"plain, {peer}", "ms": ms, "GB": float("nan"), "engine": ""})
             for r in rows:
                 line = f"{case:6} {r['who']:24} {r['ms']:9.3f} {r['ms'] / best:7.1f} {r['GB']:6.1f}"
-                lines.append(f"{line}  {r['engine']}")
-                print(lines[-1], flush=True)
+                said = [f"{line}  {r['engine']}", *r.pop("kernels", ())]
+                print(*said, sep="\n", flush=True)
+                lines += said
                 results.append({"case": case, **r})
     if o.write:
         stem = f"{head['date']}-stacked"
