@@ -19,7 +19,7 @@ from paribus import parts
 from paribus.asked import Chosen, device_of, retried, seconds
 from paribus.cli import FAILED, INTERRUPTED, OK, STOPPED
 from paribus.errors import SpecError
-from paribus.launch import gpus, local
+from paribus.launch import gpus, local, processes
 from paribus.launch.progress import Progress
 from paribus.store import DiskError, Store, StoreError, at_once, ended, init_home, provenance
 from paribus.study import source, stacks
@@ -325,10 +325,13 @@ def work_through(
     progress.note(f"{command}: {len(told['packs'])} packs, {len(slots)} workers")
     devices = [d for s in slots for d in s.devices]
     run = store.begin_run(instance, {"command": command, "devices": devices})
+    if note := processes.without_bytecode():
+        print(f"note: {note}", file=sys.stderr, flush=True)
     try:
         told_user = _events(o, instance, log)
         with local.Crew(store, instance, progress, limits, told_user, lambda: derive(plan)) as crew:
             crew.waits = lambda reason: _say_waits(store, instance, run, reason)
+            report.ready()
             marks = store.home / "cache" / "preflight"  # graphs that have passed once
             graphs = [g for g in plan.graphs(todo.items) if not (marks / g["id"]).exists()]
             if graphs and not o.no_check:
@@ -341,7 +344,7 @@ def work_through(
                 if i.trial.id in todo.anew:
                     store.retire(i.trial.id, todo.anew[i.trial.id], i.state.attempt)
             if not crew.why:
-                crew.work(told, settings, slots, report.ready)
+                crew.work(told, settings, slots)
     finally:
         progress.close()
         store.end_run(instance, run)

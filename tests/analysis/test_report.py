@@ -166,7 +166,8 @@ def test_the_common_path_is_light():
 
 def test_a_run_loads_what_it_takes_while_others_work():
     code = (
-        "import sys; from paribus.analysis import report; report.ready(); had = set(sys.modules)\n"
+        "import sys; from paribus.analysis import report\n"
+        "report.ready().join(); had = set(sys.modules)\n"
         "from tests.analysis import test_report as t\n"
         "record = t.study(claims=t.CLAIMS)\n"
         "report.render(record, t.rows(record, t.known), curves=t.CURVES)\n"

@@ -7,11 +7,14 @@ import types
 
 import pytest
 import torch
+import torch.nn.functional as F
 
-from paribus import parts
+from paribus import memories, parts
 from paribus.errors import Refused, SpecError
 from paribus.nn import short
 from paribus.nn.attention import attend, pattern
+from paribus.nn.declare import numbers
+from paribus.nn.transformer import Transformer
 from paribus.spec import pack_key
 from tests.engine import tiny
 from tests.nn.test_attention import holes, qkv
@@ -105,8 +108,8 @@ def test_a_spec_chooses_and_the_record_says_so():
         (True, 64, 32, torch.float32, ""),
         (False, 16, 16, torch.float32, "it runs on CUDA alone"),
         (True, 16, 16, torch.float64, "it knows no float64"),
-        (True, 129, 16, torch.bfloat16, "rows of 129 tokens; it takes up to 128"),
-        (True, None, 16, torch.bfloat16, "rows of any number of tokens; it takes up to 128"),
+        (True, 129, 16, torch.bfloat16, "129 tokens at once; it takes up to 128"),
+        (True, None, 16, torch.bfloat16, "any number of tokens at once; it takes up to 128"),
         (True, 65, 32, torch.float32, "65 tokens with heads of 32 are too large for it in fp32"),
         (True, 64, 256, torch.float16, "64 tokens with heads of 256 are too large for it"),
     ],
@@ -114,9 +117,7 @@ def test_a_spec_chooses_and_the_record_says_so():
 def test_what_the_short_kernel_cannot_train(cuda, length, head_dim, dtype, why, monkeypatch):
     monkeypatch.setattr(short, "INSTALLED", True)
     monkeypatch.setattr(short, "INTERPRETED", False)
-    assert short.unable(cuda, length, head_dim, dtype).removeprefix("rows of ") == (
-        why.removeprefix("rows of ")
-    )
+    assert short.unable(cuda, length, head_dim, dtype) == why
 
 
 @pytest.mark.parametrize("kernel", ["short", "flex"])
@@ -125,3 +126,27 @@ def test_a_kernel_that_is_asked_for_is_not_replaced_in_silence(kernel):
     itself."""
     with pytest.raises(Refused, match=f"kernel {kernel}: .* CUDA alone; use the sdpa kernel"):
         tiny.train([tiny.member(1, kernel=kernel)])
+
+
+@pytest.mark.parametrize(
+    ("memory", "most"),
+    [
+        (None, 40),
+        (memories.tokens(segment=8, tokens=2), 12),
+        (memories.recurrence(segment=16, cache=16, through=1), 80),  # each key stands twice
+    ],
+)
+def test_how_many_tokens_attention_is_asked_for_at_once(memory, most, monkeypatch):
+    """By what it is asked for, not by what the rows have: of memories it is more, or less."""
+    seen = []
+    run = F.scaled_dot_product_attention
+
+    def look(q, k, v, **more):
+        seen.append(max(q.shape[-2], k.shape[-2]))
+        return run(q, k, v, **more)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", look)
+    core = Transformer(numbers(tiny.spec(model=tiny.model(memory=memory, vocab=32)).model))
+    p = {k: torch.randn(1, *d.shape) for k, d in core.declared.items()}
+    core.forward(p, torch.zeros(1, 2, 40, dtype=torch.long))
+    assert core.meets(40) == max(seen) == most

@@ -54,7 +54,8 @@ class Net:
             length = spec.task.io().length or flex.BLOCK + 1
             able = self.core.plain and not self.core.promised and length >= flex.BLOCK
             known = self.core.plain and spec.precision != "fp64"
-            few = known and short.fits(length, self.core.dims.head_dim, self.compute)
+            most = self.core.meets(length)
+            few = known and short.fits(most, self.core.dims.head_dim, self.compute)
             kernel = "flex" if able else "short" if few else "sdpa"
         # Dropout of attention probabilities, and a position that replaces the scores, have the
         # reference kernel alone; the record says so.
@@ -95,9 +96,10 @@ class Net:
         if self.kernel != "short":
             return ""
         length = self.specs[0].task.io().length
-        if not self.core.plain:
+        if self.core.written:
             return "the position's bias has parameters"
-        return short.unable(cuda, length, self.core.dims.head_dim, self.compute)
+        most = None if length is None else self.core.meets(length)
+        return short.unable(cuda, most, self.core.dims.head_dim, self.compute)
 
     def lowered(self) -> list[str]:
         """The parameters of which a pass reads nothing but what they are in a lower dtype."""

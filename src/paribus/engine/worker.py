@@ -36,7 +36,7 @@ from paribus.text import weights
 
 STOPPED = 75
 LOOK = (0.2, 2.0)  # seconds between looks at work that others hold: at least, at most
-LATE = 0.05  # of the time that was waited: so much later than it could it goes on, at most
+LATE = 0.05  # of the time that was waited: looks are so far apart
 PARK = (0.2, 5.0)  # seconds between tries while a disk refuses
 SETTLED = ("diverged", "refused")
 

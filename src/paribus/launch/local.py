@@ -5,7 +5,6 @@ The crew starts and stops workers and shows what they say; the store holds all t
 
 from __future__ import annotations
 
-import atexit
 import json
 import os
 import selectors
@@ -128,9 +127,11 @@ class Crew:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         for slot in self.slots:
-            if slot.process is not None and slot.process.poll() is None:
-                # What ends by itself is waited for when the report is there: its time is the run's.
-                atexit.register(slot.process.wait) if slot.over else slot.process.terminate()
+            running = slot.process is not None and slot.process.poll() is None
+            if running and isinstance(slot.process, Process) and slot.over:
+                slot.process.leave()
+            elif running and slot.process is not None:
+                slot.process.terminate()
             if isinstance(slot.process, Process):
                 slot.process.no_more()
 
@@ -206,17 +207,14 @@ class Crew:
         work: Mapping[str, Any],
         settings: Mapping[str, Any],
         slots: Sequence[Slot],
-        meanwhile: Callable[[], None] = lambda: None,
     ) -> None:
-        """Keep a worker in every slot until nothing is left, or until it is stopped; what there is
-        to do `meanwhile` is done when all have been started."""
+        """Keep a worker in every slot until nothing is left, or until it is stopped."""
         self.slots = list(slots)
         told = [
             {"work": _rotated(work, i, len(slots)), "settings": settings_at(s, settings)}
             for i, s in enumerate(slots)
         ]
         self._fill(told)
-        meanwhile()
         while not all(s.over or (self.why and s.process is None) for s in self.slots):
             if self._selector.get_map():
                 for key, _ in self._selector.select(timeout=0.3):
@@ -280,10 +278,10 @@ class Crew:
         for key in [k for k in self._selector.get_map().values() if k.data[0] is slot]:
             self._read(key, self._event, to_the_end=True)
         slot.process = None
-        if slot.over:
-            return
         code, kills = process.wait(), deaths.oom_kills()
         oom, self._kills = kills > self._kills, kills
+        if slot.over:
+            return
         slot.deaths = 0 if slot.worked or code in (FRESH, BUSY) else slot.deaths + 1
         early = code == -signal.SIGTERM and self.why and slot.running is None
         if code in (FRESH, BUSY) or early:  # it was stopped before it had begun

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import atexit
 import importlib.util
 import json
 import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+PATIENCE = 10.0  # seconds that one has which ends by itself
 
 
 class Process(subprocess.Popen[bytes]):
@@ -39,6 +43,23 @@ class Process(subprocess.Popen[bytes]):
         name = f"paribus tells {self.pid}"
         self._telling = threading.Thread(target=say, args=(self._telling,), name=name, daemon=True)
         self._telling.start()
+
+    def leave(self) -> None:
+        """Let it end by itself, unheard; at the end of this process it is waited for, so that what
+        it took is part of what the run took, and killed after PATIENCE seconds from now on."""
+        for stream in (self.stdout, self.stderr):
+            if stream is not None:
+                stream.close()  # nobody reads, and a full pipe would hold it
+        until = time.monotonic() + PATIENCE
+
+        def end() -> None:
+            try:
+                self.wait(max(0.0, until - time.monotonic()))
+            except (subprocess.TimeoutExpired, KeyboardInterrupt):
+                self.kill()
+                self.wait()
+
+        atexit.register(end)
 
     def no_more(self) -> None:
         with suppress(BrokenPipeError):
@@ -72,20 +93,23 @@ def environment(settings: Mapping[str, Any], home: Path) -> dict[str, str]:
     if (gpu := settings.get("gpu")) is not None:
         shown = os.environ.get("CUDA_VISIBLE_DEVICES")
         own["CUDA_VISIBLE_DEVICES"] = str(gpu) if shown is None else shown.split(",")[gpu].strip()
-    if _never_kept():
-        own |= {
-            "PYTHONPYCACHEPREFIX": str(home.absolute() / "cache" / "bytecode"),
-            "PYTHONDONTWRITEBYTECODE": "",
-        }
     return {**usual, **os.environ, **own}
 
 
-def _never_kept() -> bool:
-    """Whether Python compiles all of torch and its compiler anew in each process, which takes some
-    ten seconds: they were installed without bytecode, where none is or may be written."""
+def without_bytecode() -> str:
+    """What to say where Python compiles all of torch and its compiler anew in each process, which
+    takes some ten seconds: they were installed without bytecode, and none is or may be written."""
     spec = importlib.util.find_spec("torch")
-    if sys.pycache_prefix or spec is None or not spec.cached or os.path.exists(spec.cached):
-        return False
-    folder = Path(spec.cached).parent
-    folder = folder if folder.is_dir() else folder.parent
-    return sys.dont_write_bytecode or not os.access(folder, os.W_OK)
+    if spec is None or not spec.cached or os.path.exists(spec.cached):
+        return ""
+    place = Path(spec.cached).parent
+    while not place.is_dir():
+        place = place.parent
+    if not sys.dont_write_bytecode and os.access(place, os.W_OK):
+        return ""  # Python keeps it from the first import on
+    folder = Path(spec.origin or "torch").parent
+    return (
+        "torch is installed without Python's bytecode, so every worker compiles it for some ten "
+        f"seconds; `python -m compileall -q {folder}` ends that, or PYTHONPYCACHEPREFIX=<folder> "
+        "without PYTHONDONTWRITEBYTECODE"
+    )

@@ -287,6 +287,14 @@ class Places:
             return False  # nor is one pattern that of all tokens
         return not (self.replaced or self.written)
 
+    def meets(self, T: int) -> int:
+        """The most tokens, queries or keys, that a fused kernel of attention is given at once of
+        rows of T."""
+        memory = self.model.memory
+        if memory is not None and memory.tokens:
+            return min(T, memory.segment or T) + 2 * memory.tokens
+        return 2 * T if self.parted else T
+
     @property
     def written(self) -> bool:
         """Whether a learned bias is written out in each pass."""

@@ -35,8 +35,8 @@ def fits(length: int, head_dim: int, dtype: torch.dtype) -> bool:
 
 
 def unable(cuda: bool, length: int | None, head_dim: int, dtype: torch.dtype) -> str:
-    """Why rows of this length (None: of several) cannot be trained with these kernels; "" where
-    they can."""
+    """Why so many tokens at once (None: any number) cannot be trained with these kernels; ""
+    where they can."""
     if not (cuda or INTERPRETED):
         return "it runs on CUDA alone"
     if not INSTALLED:
@@ -44,11 +44,11 @@ def unable(cuda: bool, length: int | None, head_dim: int, dtype: torch.dtype) ->
     if dtype not in KNOWN:
         return f"it knows no {str(dtype).removeprefix('torch.')}"
     if length is None or length > LONGEST:
-        return f"rows of {length or 'any number of'} tokens; it takes up to {LONGEST}"
+        return f"{length or 'any number of'} tokens at once; it takes up to {LONGEST}"
     if fits(length, head_dim, dtype):
         return ""
     more = " in fp32" if dtype == torch.float32 and head_dim <= WIDEST else ""
-    return f"rows of {length} tokens with heads of {head_dim} are too large for it{more}"
+    return f"{length} tokens with heads of {head_dim} are too large for it{more}"
 
 
 def _padded(n: int) -> int:

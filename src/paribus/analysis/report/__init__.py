@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import functools
 import importlib
+import threading
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,8 +30,7 @@ HERE = Path(__file__).parent
 LANGUAGES = facts.LANGUAGES
 HEAVY = (
     "matplotlib.figure", "matplotlib.backends.backend_agg", "matplotlib.backends.backend_svg",
-    "scipy.special", "paribus.analysis.plots", "paribus.analysis.sheets",
-    "paribus.analysis.telling",
+    "scipy.special",
 )  # fmt: skip
 
 
@@ -48,12 +49,19 @@ def _template() -> jinja2.Template:
     return environment.get_template("report.html.j2")
 
 
-def ready() -> None:
-    """Load what a page is made with, which takes a second: a run does while its workers load
-    torch."""
-    for name in HEAVY:
-        importlib.import_module(name)
-    _template()
+def ready() -> threading.Thread:
+    """Begin to load what a page is made with, which takes a second: a run does while its workers
+    load torch.  Whatever is wrong with it is said when the page is made."""
+
+    def load() -> None:
+        with suppress(Exception):
+            for name in HEAVY:
+                importlib.import_module(name)
+            _template()
+
+    thread = threading.Thread(target=load, name="paribus report")
+    thread.start()
+    return thread
 
 
 class Told:
