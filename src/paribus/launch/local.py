@@ -203,10 +203,7 @@ class Crew:
         return 2 if failed else 0
 
     def work(
-        self,
-        work: Mapping[str, Any],
-        settings: Mapping[str, Any],
-        slots: Sequence[Slot],
+        self, work: Mapping[str, Any], settings: Mapping[str, Any], slots: Sequence[Slot]
     ) -> None:
         """Keep a worker in every slot until nothing is left, or until it is stopped."""
         self.slots = list(slots)
@@ -357,7 +354,8 @@ class Crew:
         e = {**json.loads(line), "worker": slot.number}
         slot.moved, slot.called_stuck = time.monotonic(), False
         kind = e["event"]
-        slot.over |= kind == "over" and not slot.others
+        if kind == "over" and not slot.others:  # however its process ends, or does not
+            slot.over, slot.running = True, None
         slot.worked |= kind in ("step", "end", "evaluated", "idle", "blocked")
         if kind == "start":
             slot.running = e

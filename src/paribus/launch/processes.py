@@ -107,9 +107,9 @@ def without_bytecode() -> str:
         place = place.parent
     if not sys.dont_write_bytecode and os.access(place, os.W_OK):
         return ""  # Python keeps it from the first import on
-    folder = Path(spec.origin or "torch").parent
+    packages = Path(spec.origin or "torch").parents[1]  # what torch imports lacks it as well
     return (
         "torch is installed without Python's bytecode, so every worker compiles it for some ten "
-        f"seconds; `python -m compileall -q {folder}` ends that, or PYTHONPYCACHEPREFIX=<folder> "
+        f"seconds; `python -m compileall -q {packages}` ends that, or PYTHONPYCACHEPREFIX=<folder> "
         "without PYTHONDONTWRITEBYTECODE"
     )
