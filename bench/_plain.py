@@ -1,16 +1,18 @@
 """The peers of stacked.py, single.py and study.py: a Transformer as one writes it for one run, its
 best settings, and clocks.
 
-    python bench/_plain.py SHAPE DEVICE HOW STEPS      one training as a script (SHAPE: JSON)
+    python bench/_plain.py SHAPE DEVICE HOW STEPS            one training as a script (SHAPE: JSON)
+    python bench/_plain.py SHAPE DEVICE HOW STEPS timed      milliseconds of its step
 """
 
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -160,9 +162,19 @@ def kernels(step: Callable[[], Any], device: str, most: int, steps: int = 5) -> 
     return [f"{total:9.3f} {'':7}  all, of which the longest:", *lines]
 
 
+def alone(s: Shape, device: str, how: str, steps: int) -> float:
+    """Milliseconds of a plain step in a process of its own: in one that has made a stack before it,
+    a step that waits for the processor takes up to half as long again."""
+    command = [sys.executable, __file__, json.dumps(asdict(s)), device, how, str(steps), "timed"]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
 def main() -> None:
-    shape, device, how, steps = sys.argv[1:]
+    shape, device, how, steps, *rest = sys.argv[1:]
     step = plain_step(Shape(**json.loads(shape)), device, how)
+    if rest == ["timed"]:
+        print(timed(step, device, int(steps)))
+        return
     for _ in range(int(steps)):
         step()
     if device.startswith("cuda"):

@@ -5,10 +5,10 @@ writes it for one run, eager and compiled with CUDA graphs, in the same run.
         [--peers eager,graphs] [--deterministic] [--kernels N] [--tiny] [--write FOLDER]
 
 Milliseconds of a step and model: of ours the mean of many steps, for it draws its rows, some steps'
-at a time; of the peers, whose rows are there already, the median.  Both sides: the same shape,
-GPT-2's blocks, bf16 on CUDA, Adam.  Ratios are against the best of our stacks.  --deterministic:
-ours alone, equal to the bit after a resume.  --kernels: the N that take longest of a step of each
-of our stacks, in milliseconds and calls.
+at a time; of the peers, each in a process of its own and with rows that are there already, the
+median.  Both sides: the same shape, GPT-2's blocks, bf16 on CUDA, Adam.  Ratios are against the
+best of our stacks.  --deterministic: ours alone, equal to the bit after a resume.  --kernels: the
+N that take longest of a step of each of our stacks, in milliseconds and calls.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _plain import Shape, kernels, plain_step, timed
+from _plain import Shape, alone, kernels, timed
 
 from paribus import corpora, init, optim, positions, presets, schedules, tasks, tokenizers
 from paribus.engine.members import Member, Phase
@@ -131,8 +131,8 @@ def main() -> None:
             best = min(r["ms"] for r in rows)
             for peer in filter(None, [] if how else o.peers.split(",")):
                 if gpu:
-                    torch.compiler.reset()
-                ms = timed(plain_step(shape, o.device, peer), o.device, o.steps)
+                    torch.cuda.empty_cache()
+                ms = alone(shape, o.device, peer, o.steps)
                 rows.append({"who": f"plain, {peer}", "ms": ms, "GB": float("nan"), "engine": ""})
             for r in rows:
                 line = f"{case:6} {r['who']:24} {r['ms']:9.3f} {r['ms'] / best:7.1f} {r['GB']:6.1f}"

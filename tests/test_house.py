@@ -67,6 +67,7 @@ PART_PACKAGES = {
     "tokenizers": {"text"},
     "mlps": {"nn"},
     "mixers": {"nn"},
+    "norms": {"nn"},
     "tasks": {"text", "nn"},
     "probes": {"nn", "text"},
 }

@@ -174,6 +174,12 @@ class Norm(Part, frozen=True, kw_only=True):
         """p's tensors broadcast against x."""
         raise NotImplementedError
 
+    def added(self, p: Mapping[str, Tensor], x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """x + y and its norm, for a norm that can do both at once; then the norm may be in y's
+        dtype."""
+        x = x + y
+        return x, self.forward(p, x)
+
 
 class Mlp(Part, frozen=True, kw_only=True):
     """A feed-forward block."""

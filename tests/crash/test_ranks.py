@@ -70,7 +70,7 @@ def test_the_record_says_who_trained(calm: Path, alone: list[float]) -> None:
     assert {r["engine"]["world"] for r in records} == {2}
 
 
-@pytest.mark.parametrize("rank", ["0", "1"])
+@pytest.mark.parametrize("rank", ["0", pytest.param("1", marks=pytest.mark.full)])
 def test_a_killed_rank_costs_what_was_trained_since_the_checkpoint(
     rank: str, calm: Path, tmp_path: Path
 ) -> None:

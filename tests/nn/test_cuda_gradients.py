@@ -108,6 +108,7 @@ def test_a_training_loss_compiled_with_them(
     monkeypatch.setattr(linear, "on_gpu", lambda x: True)
     monkeypatch.setattr(losses, "on_gpu", lambda x: True)
     monkeypatch.setattr(gelu_mlp, "on_gpu", lambda x: True)
+    monkeypatch.setattr(linear, "TRITON", False)  # whose kernels run on a GPU: test_sums.py
     torch.compiler.reset()
     lazy.fill()
     for run in (loss, torch.compile(loss, backend="aot_eager", fullgraph=True)):

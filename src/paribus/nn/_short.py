@@ -46,6 +46,16 @@ def _tile(of, t_M, many, step, D: tl.constexpr, PD: tl.constexpr):
 
 
 @triton.jit
+def _sum(x_Md, bias, ADDED: tl.constexpr, D: tl.constexpr, PD: tl.constexpr):
+    """With the bias of the head, rounded as torch rounds a sum; as it is where there is none."""
+    if ADDED:
+        d_d = tl.arange(0, PD)
+        b_d = tl.load(bias + d_d, d_d < D, other=0.0).to(tl.float32)
+        x_Md = (x_Md.to(tl.float32) + b_d[None, :]).to(x_Md.dtype)
+    return x_Md
+
+
+@triton.jit
 def _keep(to, x_Md, t_M, many, step, D: tl.constexpr, PD: tl.constexpr):
     """Write what `_tile` reads."""
     d_d = tl.arange(0, PD)
@@ -55,23 +65,28 @@ def _keep(to, x_Md, t_M, many, step, D: tl.constexpr, PD: tl.constexpr):
 
 @triton.jit
 def forward(
-    q, k, v, at, o, B, H, T, S,
+    q, k, v, add, at, o, B, H, T, S,
     qn, qh, qt, kn, kh, kt, vn, vh, vt, on, oh, ot,
+    ai, ae, ah,
     se, sb, sh, st, ss,
     D: tl.constexpr, PT: tl.constexpr, PA: tl.constexpr, PB: tl.constexpr, PD: tl.constexpr,
-    M: tl.constexpr,
+    M: tl.constexpr, ADDED: tl.constexpr,
     SCALE: tl.constexpr, CAUSAL: tl.constexpr, GIVEN: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     n, h = (tl.program_id(0) // H).to(tl.int64), tl.program_id(0) % H
     q, o, k, v = q + n * qn + h * qh, o + n * on + h * oh, k + n * kn + h * kh, v + n * vn + h * vh
+    to_q = add + (n // B) * ae + h * ah
+    to_k, to_v = to_q + ai, to_q + 2 * ai
     a_A = tl.arange(0, PA)
     k_Ad, v_Ad = _tile(k, a_A, S, kt, D, PD), _tile(v, a_A, S, vt, D, PD)
+    k_Ad, v_Ad = _sum(k_Ad, to_k, ADDED, D, PD), _sum(v_Ad, to_v, ADDED, D, PD)
     if PB > 0:
         b_B = PA + tl.arange(0, PB)
         k_Bd, v_Bd = _tile(k, b_B, S, kt, D, PD), _tile(v, b_B, S, vt, D, PD)
+        k_Bd, v_Bd = _sum(k_Bd, to_k, ADDED, D, PD), _sum(v_Bd, to_v, ADDED, D, PD)
     for first in tl.static_range(0, PT, M):
         t_M = first + tl.arange(0, M)
-        q_Md = _tile(q, t_M, T, qt, D, PD)
+        q_Md = _sum(_tile(q, t_M, T, qt, D, PD), to_q, ADDED, D, PD)
         x_MA = _logits(
             q_Md, k_Ad, at, T, S, h, n, B, t_M, a_A, se, sb, sh, st, ss,
             SCALE, CAUSAL, GIVEN, PRECISION,
@@ -97,29 +112,38 @@ def forward(
 
 @triton.jit
 def backward(
-    q, k, v, at, g, dq, dk, dv, B, H, T, S,
-    qn, qh, qt, kn, kh, kt, vn, vh, vt, gn, gh, gt, an, ah, a_t, bn, bh, bt,
+    q, k, v, add, at, g, dq, dk, dv, sums, B, H, T, S,
+    qn, qh, qt, kn, kh, kt, vn, vh, vt, gn, gh, gt, xn, xh, xt, yn, yh, yt,
+    ai, ae, ah,
     se, sb, sh, st, ss,
     D: tl.constexpr, PT: tl.constexpr, PA: tl.constexpr, PB: tl.constexpr, PD: tl.constexpr,
-    M: tl.constexpr,
+    M: tl.constexpr, ADDED: tl.constexpr,
     SCALE: tl.constexpr, CAUSAL: tl.constexpr, GIVEN: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """g: gradient of the output; strides a of dq, b of dk and of dv."""
+    """g: gradient of the output; strides x of dq, y of dk and of dv.  Where biases are added, the
+    sums of dq, dk and dv over the row's tokens go to sums [N,H,3,d]: tokens that are none have
+    gradients of 0."""
     n, h = (tl.program_id(0) // H).to(tl.int64), tl.program_id(0) % H
     q, g, k, v = q + n * qn + h * qh, g + n * gn + h * gh, k + n * kn + h * kh, v + n * vn + h * vh
-    dq, dk, dv = dq + n * an + h * ah, dk + n * bn + h * bh, dv + n * bn + h * bh
+    dq, dk, dv = dq + n * xn + h * xh, dk + n * yn + h * yh, dv + n * yn + h * yh
+    to_q = add + (n // B) * ae + h * ah
+    to_k, to_v = to_q + ai, to_q + 2 * ai
     a_A = tl.arange(0, PA)
     k_Ad, v_Ad = _tile(k, a_A, S, kt, D, PD), _tile(v, a_A, S, vt, D, PD)
+    k_Ad, v_Ad = _sum(k_Ad, to_k, ADDED, D, PD), _sum(v_Ad, to_v, ADDED, D, PD)
+    sum_d = tl.zeros([PD], tl.float32)
     dk_Ad = tl.zeros([PA, PD], tl.float32)
     dv_Ad = tl.zeros([PA, PD], tl.float32)
     if PB > 0:
         b_B = PA + tl.arange(0, PB)
         k_Bd, v_Bd = _tile(k, b_B, S, kt, D, PD), _tile(v, b_B, S, vt, D, PD)
+        k_Bd, v_Bd = _sum(k_Bd, to_k, ADDED, D, PD), _sum(v_Bd, to_v, ADDED, D, PD)
         dk_Bd = tl.zeros([PB, PD], tl.float32)
         dv_Bd = tl.zeros([PB, PD], tl.float32)
     for first in tl.static_range(0, PT, M):
         t_M = first + tl.arange(0, M)
-        q_Md, g_Md = _tile(q, t_M, T, qt, D, PD), _tile(g, t_M, T, gt, D, PD)
+        q_Md = _sum(_tile(q, t_M, T, qt, D, PD), to_q, ADDED, D, PD)
+        g_Md = _tile(g, t_M, T, gt, D, PD)
         x_MA = _logits(
             q_Md, k_Ad, at, T, S, h, n, B, t_M, a_A, se, sb, sh, st, ss,
             SCALE, CAUSAL, GIVEN, PRECISION,
@@ -150,23 +174,43 @@ def backward(
         dq_Md += tl.dot(ds_MA, k_Ad, input_precision=PRECISION)
         dk_Ad += tl.dot(tl.trans(ds_MA), q_Md, input_precision=PRECISION)
         dv_Ad += tl.dot(tl.trans(p_MA.to(g_Md.dtype)), g_Md, input_precision=PRECISION)
-        _keep(dq, dq_Md, t_M, T, a_t, D, PD)
-    _keep(dk, dk_Ad, a_A, S, bt, D, PD)
-    _keep(dv, dv_Ad, a_A, S, bt, D, PD)
+        _keep(dq, dq_Md, t_M, T, xt, D, PD)
+        if ADDED:
+            sum_d += tl.sum(dq_Md, 0)
+    _keep(dk, dk_Ad, a_A, S, yt, D, PD)
+    _keep(dv, dv_Ad, a_A, S, yt, D, PD)
     if PB > 0:
-        _keep(dk, dk_Bd, b_B, S, bt, D, PD)
-        _keep(dv, dv_Bd, b_B, S, bt, D, PD)
+        _keep(dk, dk_Bd, b_B, S, yt, D, PD)
+        _keep(dv, dv_Bd, b_B, S, yt, D, PD)
+    if ADDED:
+        d_d = tl.arange(0, PD)
+        to_d, there_d = sums + (n * H + h) * 3 * D + d_d, d_d < D
+        k_d, v_d = tl.sum(dk_Ad, 0), tl.sum(dv_Ad, 0)
+        if PB > 0:
+            k_d, v_d = k_d + tl.sum(dk_Bd, 0), v_d + tl.sum(dv_Bd, 0)
+        tl.store(to_d, sum_d, there_d)
+        tl.store(to_d + D, k_d, there_d)
+        tl.store(to_d + 2 * D, v_d, there_d)
 
 
 @library.triton_op("paribus::short_attention", mutates_args={})
 def attention(
-    q: Tensor, k: Tensor, v: Tensor, given: Tensor | None, rows: int, causal: bool, scale: float
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    add: Tensor | None,
+    given: Tensor | None,
+    rows: int,
+    causal: bool,
+    scale: float,
 ) -> Tensor:
+    """add: biases [3,E,H,d] of q, k and v, where they are still to be added."""
     N, H, T, d = q.shape
     o = _empty(q, T)
     library.wrap_triton(forward)[(N * H,)](
-        q, k, v, q if given is None else given, o, rows, H, T, k.shape[2],
-        *_strides(q, k, v, o), *_five(given), **_sizes(T, k.shape[2], d, given, causal, scale, q),
+        q, k, v, q if add is None else add, q if given is None else given, o, rows, H, T,
+        k.shape[2], *_strides(q, k, v, o), *_three(add), *_five(given),
+        **_sizes(T, k.shape[2], d, add is not None, given, causal, scale, q),
     )  # fmt: skip
     return o
 
@@ -177,32 +221,39 @@ def _backward(
     q: Tensor,
     k: Tensor,
     v: Tensor,
+    add: Tensor | None,
     given: Tensor | None,
     rows: int,
     causal: bool,
     scale: float,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The gradients of q, k, v, and their sums over the tokens of each row [N,H,3,d], in fp32."""
     N, H, T, d = q.shape
     S = k.shape[2]
     g = g if g.stride(-1) == 1 else g.contiguous()
     dq, dk, dv = _empty(q, T), _empty(k, S), _empty(v, S)
+    sums = g.new_empty((N, H, 3, d) if add is not None else (0,), dtype=torch.float32)
     library.wrap_triton(backward)[(N * H,)](
-        q, k, v, q if given is None else given, g, dq, dk, dv, rows, H, T, S,
-        *_strides(q, k, v, g, dq, dk), *_five(given), **_sizes(T, S, d, given, causal, scale, q),
+        q, k, v, q if add is None else add, q if given is None else given, g, dq, dk, dv, sums,
+        rows, H, T, S, *_strides(q, k, v, g, dq, dk), *_three(add), *_five(given),
+        **_sizes(T, S, d, add is not None, given, causal, scale, q),
     )  # fmt: skip
-    return dq, dk, dv
+    return dq, dk, dv, sums
 
 
 def _context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    q, k, v, given, rows, causal, scale = inputs
-    ctx.save_for_backward(q, k, v, given)
+    q, k, v, add, given, rows, causal, scale = inputs
+    ctx.save_for_backward(q, k, v, add, given)
     ctx.rest = (rows, causal, scale)
 
 
 def _gradients(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-    q, k, v, given = ctx.saved_tensors
-    dq, dk, dv = _backward(g, q, k, v, given, *ctx.rest)
-    return dq, dk, dv, None, None, None, None
+    q, k, v, add, given = ctx.saved_tensors
+    dq, dk, dv, sums = _backward(g, q, k, v, add, given, *ctx.rest)
+    d_add = None
+    if add is not None:
+        d_add = sums.unflatten(0, (add.shape[1], -1)).sum(1).permute(2, 0, 1, 3).to(add.dtype)
+    return dq, dk, dv, d_add, None, None, None, None
 
 
 attention.register_autograd(_gradients, setup_context=_context)
@@ -225,8 +276,13 @@ def _five(given: Tensor | None) -> tuple[int, ...]:
     return tuple(0 if n == 1 else s for n, s in zip(given.shape, given.stride(), strict=True))
 
 
+def _three(add: Tensor | None) -> tuple[int, ...]:
+    """Strides of [3,E,H]."""
+    return (0,) * 3 if add is None else add.stride()[:3]
+
+
 def _sizes(
-    T: int, S: int, d: int, given: Tensor | None, causal: bool, scale: float, q: Tensor
+    T: int, S: int, d: int, added: bool, given: Tensor | None, causal: bool, scale: float, q: Tensor
 ) -> dict[str, Any]:
     kind = "none" if given is None else "mask" if given.dtype == torch.bool else "bias"
     PA, PB, M, warps = tile(T, S)
@@ -237,6 +293,7 @@ def _sizes(
         "PB": PB,
         "PD": max(16, 1 << (d - 1).bit_length()),
         "M": M,
+        "ADDED": added,
         "SCALE": scale,  # a number that is no constant would be made one of 64 bits
         "CAUSAL": causal,
         "GIVEN": kind,

@@ -5,6 +5,7 @@ E trials, B rows, T tokens, D inputs, F outputs.
 
 from __future__ import annotations
 
+import importlib.util
 from typing import TYPE_CHECKING
 
 from paribus.lazy import F, torch
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+TRITON = importlib.util.find_spec("triton") is not None
 ODD = 1024  # outputs up to which an odd number costs little
 
 
@@ -59,6 +61,11 @@ def _product(x_END: Tensor, w_EFD: Tensor) -> Tensor:
 def on_gpu(x: Tensor) -> bool:
     """Whether the gradients of _cuda.py are worth it."""
     return x.is_cuda
+
+
+def summed(x: Tensor) -> bool:
+    """Whether gradients that sum over tokens on their way (_sums.py) are worth it."""
+    return TRITON and on_gpu(x) and torch.compiler.is_compiling() and x.dtype != torch.float64
 
 
 def one_by_one(x: Tensor) -> bool:

@@ -10,13 +10,15 @@ their capital.
 
 from __future__ import annotations
 
-import importlib.util
 import os
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-INSTALLED = importlib.util.find_spec("triton") is not None
+from paribus.nn.linear import TRITON
+
+INSTALLED = TRITON
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # on the CPU, number by number
 
 LONGEST = 128  # tokens
@@ -72,10 +74,13 @@ def attend(
     mask: Tensor | None,
     bias: Tensor | None,
     scale: float,
+    add: Sequence[Tensor] | None = None,
 ) -> Tensor:
     """o_EBHTd, of as many key heads as query heads.
 
     Args:
+        add: biases [E,H,d] of q, k and v that are not yet in them: read here once more they cost
+            nothing, and their gradients are summed on the way.
         mask: bool [e,b,h,T,S], true where a query may read; each query reads some key.
         bias: [e,b,h,T,S], added to the scaled logits, in place of a mask.
     """
@@ -83,7 +88,9 @@ def attend(
 
     E, B = q_EBHTd.shape[:2]
     given = mask if bias is None else bias
-    o = _short.attention(*(_rows(x) for x in (q_EBHTd, k_EBHSd, v_EBHSd)), given, B, causal, scale)
+    rows = (_rows(x) for x in (q_EBHTd, k_EBHSd, v_EBHSd))
+    stacked = None if add is None else torch.stack(list(add))
+    o = _short.attention(*rows, stacked, given, B, causal, scale)
     return o.unflatten(0, (E, B))
 
 

@@ -178,21 +178,31 @@ class Transformer(Places):
     ) -> Tensor:
         """All blocks; ``go`` as of ``Ready``, of every layer."""
         model, drop = self.model, now.drop
+        y: Tensor | None = None  # what the last sublayer gave, not yet added
         for i in range(model.layers):
-            h = self._norm(p, f"blocks.{i}.norm1", model.norm, x)
-            h = self._attention(p, i, h, go[i + 1], reads[i], now)
-            x = _those(x, go[i + 1])
-            x = x + (h if drop is None else drop.apply(h, model.dropout, 3 * i + 1))
-            h = self._norm(p, f"blocks.{i}.norm2", model.norm, x)
+            x, h = self._added(p, f"blocks.{i}.norm1", x, y)
+            y = self._attention(p, i, h, go[i + 1], reads[i], now)
+            y = y if drop is None else drop.apply(y, model.dropout, 3 * i + 1)
+            x, h = self._added(p, f"blocks.{i}.norm2", _those(x, go[i + 1]), y)
             weights = {n: cast(w, now.dtype) for n, w in self._own(p, f"blocks.{i}.mlp").items()}
-            h = model.mlp.forward(weights, cast(h, now.dtype))
-            x = x + (h if drop is None else drop.apply(h, model.dropout, 3 * i + 2))
-        return x
+            y = model.mlp.forward(weights, cast(h, now.dtype))
+            y = y if drop is None else drop.apply(y, model.dropout, 3 * i + 2)
+        return x if y is None else x + y
+
+    def _added(self, p: Params, prefix: str, x: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor]:
+        """x + y, and the block's norm of it."""
+        if y is None:
+            return x, self._norm(p, prefix, self.model.norm, x)
+        made: tuple[Tensor, Tensor] = self.model.norm.added(self._gains(p, prefix, x), x, y)
+        return made
 
     def _norm(self, p: Params, prefix: str, norm: Any, x: Tensor) -> Tensor:
+        return norm.forward(self._gains(p, prefix, x), x)  # type: ignore[no-any-return]
+
+    def _gains(self, p: Params, prefix: str, x: Tensor) -> Params:
+        """Parameters of a norm of x, to be broadcast against it."""
         shape = [1] * (x.ndim - 2)
-        own = {n: w.view(w.shape[0], *shape, -1) for n, w in self._own(p, prefix).items()}
-        return norm.forward(own, x)
+        return {n: w.view(w.shape[0], *shape, -1) for n, w in self._own(p, prefix).items()}
 
     def _read_in(
         self, p: Params, inputs: Tensor, tables: Params, dtype: torch.dtype | None
@@ -217,9 +227,14 @@ class Transformer(Places):
         own = self._own(p, f"blocks.{i}.attn")
         compute = now.dtype or own["q"].dtype
         h_EBSD = cast(h_EBSD, compute)
+        add: list[Tensor] | None = None
+        if self._late(now):
+            biases = (cast(own[f"{x}_bias"], compute) for x in "qkv")
+            add = [b.unflatten(1, (-1, self.dims.head_dim)) for b in biases]
 
         def heads(h: Tensor, name: str, count: int) -> Tensor:
-            y = linear(h, cast(own[name], compute), own.get(f"{name}_bias"))
+            bias = own.get(f"{name}_bias") if add is None else None
+            y = linear(h, cast(own[name], compute), bias)
             return y.unflatten(-1, (count, self.dims.head_dim)).transpose(2, 3)
 
         q_EBHTd = heads(_those(h_EBSD, go), "q", self.dims.heads)
@@ -254,9 +269,20 @@ class Transformer(Places):
             dropout=self.model.attn_dropout,
             drop=now.drop,
             site=3 * i + 3,
+            add=add,
         )
         o_EBTD = o_EBHTd.transpose(2, 3).flatten(3)
         return linear(o_EBTD, cast(own["o"], compute), own.get("o_bias"))
+
+    def _late(self, now: Pass) -> bool:
+        """Whether biases of queries, keys and values are added within attention: by the short
+        kernel, where nothing else reads or changes them before."""
+        model = self.model
+        turned = model.position is not None and model.position.rotate is not None
+        if now.kernel != "short" or not model.attn_bias or turned or QUERIES in now.tables:
+            return False
+        normed = model.q_norm is not None or model.k_norm is not None
+        return not (normed or self.parted or now.tap or now.cache or model.mixer)
 
     def _mixed(
         self,

@@ -9,7 +9,7 @@ from msgspec import Meta
 
 from paribus.contracts import Dims, Mlp, P
 from paribus.lazy import F, torch
-from paribus.nn.linear import linear, on_gpu
+from paribus.nn.linear import linear, on_gpu, summed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,6 +42,12 @@ class Gelu(Mlp, frozen=True, kw_only=True):
         return out
 
     def forward(self, p: Mapping[str, Tensor], x_EBTD: Tensor) -> Tensor:
+        if self.bias and not self.exact and summed(x_EBTD):
+            from paribus.nn._sums import biased_gelu
+
+            y = linear(x_EBTD, p["up"])
+            h = biased_gelu(y.flatten(1, 2), p["up_bias"]).view(y.shape)
+            return linear(h, p["down"], p["down_bias"])
         h = linear(x_EBTD, p["up"], p.get("up_bias"))
         if on_gpu(h) and torch.compiler.is_compiling() and not self.exact:
             from paribus.nn._cuda import gelu

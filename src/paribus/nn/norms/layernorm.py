@@ -13,6 +13,7 @@ from msgspec import Meta
 
 from paribus.contracts import Norm, P
 from paribus.lazy import F, torch
+from paribus.nn.linear import summed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,6 +51,17 @@ class LayerNorm(Norm, frozen=True, kw_only=True):
         if self.gain:
             return y * p["gain"]
         return y + p["bias"] if self.bias else y
+
+    def added(self, p: Mapping[str, Tensor], x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        able = self.gain and self.bias and x.dtype == torch.float32 and x.shape == y.shape
+        if not (able and summed(x) and len(x) > 1):  # of one trial the compiler does as well
+            return super().added(p, x, y)
+        from paribus.nn._sums import added_norm
+
+        flat = (t.reshape(x.shape[0], -1, x.shape[-1]) for t in (x, y))
+        own = (p[name].reshape(-1, x.shape[-1]) for name in ("gain", "bias"))
+        s, n, *_ = added_norm(*flat, *own, self.eps)
+        return s.view(x.shape), n.view(x.shape)
 
     def _each(self, gain: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
         """Trial by trial, gain and bias within the kernel: one pass forward and one backward."""
