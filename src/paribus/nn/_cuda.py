@@ -49,6 +49,25 @@ class Product(torch.autograd.Function):
         return dx, dw, db
 
 
+class Products(torch.autograd.Function):
+    """x wᵀ of several weights side by side, as one product: x is read once, and its gradient is
+    summed within one."""
+
+    @staticmethod
+    def forward(ctx: Any, x_END: Tensor, *ws_EFD: Tensor) -> Tensor:
+        ctx.save_for_backward(x_END, *ws_EFD)
+        return torch.bmm(x_END, torch.cat(ws_EFD, 1).mT)
+
+    @staticmethod
+    def backward(ctx: Any, g_ENF: Tensor) -> tuple[Tensor | None, ...]:
+        x_END, *ws_EFD = ctx.saved_tensors
+        x, *ws = ctx.needs_input_grad
+        dx = torch.bmm(g_ENF, torch.cat(ws_EFD, 1)) if x else None
+        parts = g_ENF.split([w.shape[1] for w in ws_EFD], 2)
+        # One by one: each then lies as its weight lies.
+        return dx, *(torch.bmm(g.mT, x_END) if w else None for g, w in zip(parts, ws, strict=True))
+
+
 def log_total(z_NV: Tensor) -> Tensor:
     """log Σ exp of rows [N,1], by pieces of a row that a compiled kernel holds as it reads them: of
     a whole row of a vocabulary it keeps a running maximum for every lane, with two exponentials a

@@ -46,9 +46,9 @@ def _tile(of, t_M, many, step, D: tl.constexpr, PD: tl.constexpr):
 
 
 @triton.jit
-def _sum(x_Md, bias, ADDED: tl.constexpr, D: tl.constexpr, PD: tl.constexpr):
+def _sum(x_Md, bias, PACKED: tl.constexpr, D: tl.constexpr, PD: tl.constexpr):
     """With the bias of the head, rounded as torch rounds a sum; as it is where there is none."""
-    if ADDED:
+    if PACKED:
         d_d = tl.arange(0, PD)
         b_d = tl.load(bias + d_d, d_d < D, other=0.0).to(tl.float32)
         x_Md = (x_Md.to(tl.float32) + b_d[None, :]).to(x_Md.dtype)
@@ -70,7 +70,7 @@ def forward(
     ai, ae, ah,
     se, sb, sh, st, ss,
     D: tl.constexpr, PT: tl.constexpr, PA: tl.constexpr, PB: tl.constexpr, PD: tl.constexpr,
-    M: tl.constexpr, ADDED: tl.constexpr,
+    M: tl.constexpr, PACKED: tl.constexpr,
     SCALE: tl.constexpr, CAUSAL: tl.constexpr, GIVEN: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     n, h = (tl.program_id(0) // H).to(tl.int64), tl.program_id(0) % H
@@ -79,14 +79,14 @@ def forward(
     to_k, to_v = to_q + ai, to_q + 2 * ai
     a_A = tl.arange(0, PA)
     k_Ad, v_Ad = _tile(k, a_A, S, kt, D, PD), _tile(v, a_A, S, vt, D, PD)
-    k_Ad, v_Ad = _sum(k_Ad, to_k, ADDED, D, PD), _sum(v_Ad, to_v, ADDED, D, PD)
+    k_Ad, v_Ad = _sum(k_Ad, to_k, PACKED, D, PD), _sum(v_Ad, to_v, PACKED, D, PD)
     if PB > 0:
         b_B = PA + tl.arange(0, PB)
         k_Bd, v_Bd = _tile(k, b_B, S, kt, D, PD), _tile(v, b_B, S, vt, D, PD)
-        k_Bd, v_Bd = _sum(k_Bd, to_k, ADDED, D, PD), _sum(v_Bd, to_v, ADDED, D, PD)
+        k_Bd, v_Bd = _sum(k_Bd, to_k, PACKED, D, PD), _sum(v_Bd, to_v, PACKED, D, PD)
     for first in tl.static_range(0, PT, M):
         t_M = first + tl.arange(0, M)
-        q_Md = _sum(_tile(q, t_M, T, qt, D, PD), to_q, ADDED, D, PD)
+        q_Md = _sum(_tile(q, t_M, T, qt, D, PD), to_q, PACKED, D, PD)
         x_MA = _logits(
             q_Md, k_Ad, at, T, S, h, n, B, t_M, a_A, se, sb, sh, st, ss,
             SCALE, CAUSAL, GIVEN, PRECISION,
@@ -112,37 +112,39 @@ def forward(
 
 @triton.jit
 def backward(
-    q, k, v, add, at, g, dq, dk, dv, sums, B, H, T, S,
+    q, k, v, add, at, g, dq, dk, dv, sums, jump, B, H, T, S,
     qn, qh, qt, kn, kh, kt, vn, vh, vt, gn, gh, gt, xn, xh, xt, yn, yh, yt,
     ai, ae, ah,
     se, sb, sh, st, ss,
     D: tl.constexpr, PT: tl.constexpr, PA: tl.constexpr, PB: tl.constexpr, PD: tl.constexpr,
-    M: tl.constexpr, ADDED: tl.constexpr,
+    M: tl.constexpr, PACKED: tl.constexpr,
     SCALE: tl.constexpr, CAUSAL: tl.constexpr, GIVEN: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """g: gradient of the output; strides x of dq, y of dk and of dv.  Where biases are added, the
-    sums of dq, dk and dv over the row's tokens go to sums [N,H,3,d]: tokens that are none have
-    gradients of 0."""
+    """g: gradient of the output; strides x of dq, y of dk and of dv.  Packed, with biases: dk
+    and dv stand at jumps from dq, and the sums of all three over the row's tokens go to sums
+    [N,H,3,d]: tokens that are none have gradients of 0."""
     n, h = (tl.program_id(0) // H).to(tl.int64), tl.program_id(0) % H
     q, g, k, v = q + n * qn + h * qh, g + n * gn + h * gh, k + n * kn + h * kh, v + n * vn + h * vh
+    if PACKED:  # all three in one tensor, which is written through one argument
+        dk, dv = dq + jump, dq + 2 * jump
     dq, dk, dv = dq + n * xn + h * xh, dk + n * yn + h * yh, dv + n * yn + h * yh
     to_q = add + (n // B) * ae + h * ah
     to_k, to_v = to_q + ai, to_q + 2 * ai
     a_A = tl.arange(0, PA)
     k_Ad, v_Ad = _tile(k, a_A, S, kt, D, PD), _tile(v, a_A, S, vt, D, PD)
-    k_Ad, v_Ad = _sum(k_Ad, to_k, ADDED, D, PD), _sum(v_Ad, to_v, ADDED, D, PD)
+    k_Ad, v_Ad = _sum(k_Ad, to_k, PACKED, D, PD), _sum(v_Ad, to_v, PACKED, D, PD)
     sum_d = tl.zeros([PD], tl.float32)
     dk_Ad = tl.zeros([PA, PD], tl.float32)
     dv_Ad = tl.zeros([PA, PD], tl.float32)
     if PB > 0:
         b_B = PA + tl.arange(0, PB)
         k_Bd, v_Bd = _tile(k, b_B, S, kt, D, PD), _tile(v, b_B, S, vt, D, PD)
-        k_Bd, v_Bd = _sum(k_Bd, to_k, ADDED, D, PD), _sum(v_Bd, to_v, ADDED, D, PD)
+        k_Bd, v_Bd = _sum(k_Bd, to_k, PACKED, D, PD), _sum(v_Bd, to_v, PACKED, D, PD)
         dk_Bd = tl.zeros([PB, PD], tl.float32)
         dv_Bd = tl.zeros([PB, PD], tl.float32)
     for first in tl.static_range(0, PT, M):
         t_M = first + tl.arange(0, M)
-        q_Md = _sum(_tile(q, t_M, T, qt, D, PD), to_q, ADDED, D, PD)
+        q_Md = _sum(_tile(q, t_M, T, qt, D, PD), to_q, PACKED, D, PD)
         g_Md = _tile(g, t_M, T, gt, D, PD)
         x_MA = _logits(
             q_Md, k_Ad, at, T, S, h, n, B, t_M, a_A, se, sb, sh, st, ss,
@@ -175,14 +177,14 @@ def backward(
         dk_Ad += tl.dot(tl.trans(ds_MA), q_Md, input_precision=PRECISION)
         dv_Ad += tl.dot(tl.trans(p_MA.to(g_Md.dtype)), g_Md, input_precision=PRECISION)
         _keep(dq, dq_Md, t_M, T, xt, D, PD)
-        if ADDED:
+        if PACKED:
             sum_d += tl.sum(dq_Md, 0)
     _keep(dk, dk_Ad, a_A, S, yt, D, PD)
     _keep(dv, dv_Ad, a_A, S, yt, D, PD)
     if PB > 0:
         _keep(dk, dk_Bd, b_B, S, yt, D, PD)
         _keep(dv, dv_Bd, b_B, S, yt, D, PD)
-    if ADDED:
+    if PACKED:
         d_d = tl.arange(0, PD)
         to_d, there_d = sums + (n * H + h) * 3 * D + d_d, d_d < D
         k_d, v_d = tl.sum(dk_Ad, 0), tl.sum(dv_Ad, 0)
@@ -195,16 +197,93 @@ def backward(
 
 @library.triton_op("paribus::short_attention", mutates_args={})
 def attention(
+    q: Tensor, k: Tensor, v: Tensor, given: Tensor | None, rows: int, causal: bool, scale: float
+) -> Tensor:
+    return _forward([q, k, v], None, given, rows, causal, scale)
+
+
+@library.triton_op("paribus::short_attention_backward", mutates_args={})
+def _attention_backward(
+    g: Tensor,
     q: Tensor,
     k: Tensor,
     v: Tensor,
+    given: Tensor | None,
+    rows: int,
+    causal: bool,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    dq, dk, dv = (_empty(x, x.shape[2]) for x in (q, k, v))
+    _backward(g, [q, k, v], None, given, rows, causal, scale, [dq, dk, dv, g], 0, _strides(dq, dk))
+    return dq, dk, dv
+
+
+def _attention_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    q, k, v, given, *ctx.rest = inputs
+    ctx.save_for_backward(q, k, v, given)
+
+
+def _attention_gradients(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+    return (*_attention_backward(g, *ctx.saved_tensors, *ctx.rest), None, None, None, None)
+
+
+attention.register_autograd(_attention_gradients, setup_context=_attention_context)
+
+
+@library.triton_op("paribus::short_packed", mutates_args={})
+def packed(
+    x: Tensor, add: Tensor, given: Tensor | None, rows: int, causal: bool, scale: float
+) -> Tensor:
+    """x: q, k and v [N,T,3,H,d] without their biases [3,E,H,d]."""
+    return _forward(_parts(x), add, given, rows, causal, scale)
+
+
+@library.triton_op("paribus::short_packed_backward", mutates_args={})
+def _packed_backward(
+    g: Tensor,
+    x: Tensor,
+    add: Tensor,
+    given: Tensor | None,
+    rows: int,
+    causal: bool,
+    scale: float,
+) -> tuple[Tensor, Tensor]:
+    N, _, _, H, d = x.shape
+    dx, sums = x.new_empty(x.shape), x.new_empty((N, H, 3, d), dtype=torch.float32)
+    steps = (dx.stride(0), d, dx.stride(1))
+    _backward(
+        g, _parts(x), add, given, rows, causal, scale, [dx, g, g, sums], H * d, [*steps, *steps]
+    )
+    sums = sums.unflatten(0, (add.shape[1], -1)).sum(1)
+    return dx, sums.permute(2, 0, 1, 3).to(add.dtype, memory_format=torch.contiguous_format)
+
+
+def _packed_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, add, given, *ctx.rest = inputs
+    ctx.save_for_backward(x, add, given)
+
+
+def _packed_gradients(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+    return (*_packed_backward(g, *ctx.saved_tensors, *ctx.rest), None, None, None, None)
+
+
+packed.register_autograd(_packed_gradients, setup_context=_packed_context)
+
+
+def _parts(x: Tensor) -> list[Tensor]:
+    """q, k and v [N,H,T,d] of [N,T,3,H,d]."""
+    return [part.transpose(1, 2) for part in x.unbind(2)]
+
+
+def _forward(
+    qkv: list[Tensor],
     add: Tensor | None,
     given: Tensor | None,
     rows: int,
     causal: bool,
     scale: float,
 ) -> Tensor:
-    """add: biases [3,E,H,d] of q, k and v, where they are still to be added."""
+    q, k, v = qkv
     N, H, T, d = q.shape
     o = _empty(q, T)
     library.wrap_triton(forward)[(N * H,)](
@@ -215,48 +294,28 @@ def attention(
     return o
 
 
-@library.triton_op("paribus::short_attention_backward", mutates_args={})
 def _backward(
     g: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
+    qkv: list[Tensor],
     add: Tensor | None,
     given: Tensor | None,
     rows: int,
     causal: bool,
     scale: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The gradients of q, k, v, and their sums over the tokens of each row [N,H,3,d], in fp32."""
+    to: list[Tensor],
+    jump: int,
+    steps: list[int],
+) -> None:
+    """Write the gradients of q, k and v and their sums to where the kernel writes."""
+    q, k, v = qkv
     N, H, T, d = q.shape
     S = k.shape[2]
     g = g if g.stride(-1) == 1 else g.contiguous()
-    dq, dk, dv = _empty(q, T), _empty(k, S), _empty(v, S)
-    sums = g.new_empty((N, H, 3, d) if add is not None else (0,), dtype=torch.float32)
     library.wrap_triton(backward)[(N * H,)](
-        q, k, v, q if add is None else add, q if given is None else given, g, dq, dk, dv, sums,
-        rows, H, T, S, *_strides(q, k, v, g, dq, dk), *_three(add), *_five(given),
+        q, k, v, q if add is None else add, q if given is None else given, g, *to, jump,
+        rows, H, T, S, *_strides(q, k, v, g), *steps, *_three(add), *_five(given),
         **_sizes(T, S, d, add is not None, given, causal, scale, q),
     )  # fmt: skip
-    return dq, dk, dv, sums
-
-
-def _context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    q, k, v, add, given, rows, causal, scale = inputs
-    ctx.save_for_backward(q, k, v, add, given)
-    ctx.rest = (rows, causal, scale)
-
-
-def _gradients(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-    q, k, v, add, given = ctx.saved_tensors
-    dq, dk, dv, sums = _backward(g, q, k, v, add, given, *ctx.rest)
-    d_add = None
-    if add is not None:
-        d_add = sums.unflatten(0, (add.shape[1], -1)).sum(1).permute(2, 0, 1, 3).to(add.dtype)
-    return dq, dk, dv, d_add, None, None, None, None
-
-
-attention.register_autograd(_gradients, setup_context=_context)
 
 
 def _empty(like: Tensor, T: int) -> Tensor:
@@ -293,7 +352,7 @@ def _sizes(
         "PB": PB,
         "PD": max(16, 1 << (d - 1).bit_length()),
         "M": M,
-        "ADDED": added,
+        "PACKED": added,
         "SCALE": scale,  # a number that is no constant would be made one of 64 bits
         "CAUSAL": causal,
         "GIVEN": kind,

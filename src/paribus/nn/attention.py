@@ -7,7 +7,7 @@ h is either its capital or 1.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -106,27 +106,15 @@ def attend(
     dropout: float = 0.0,
     drop: Dropout | None = None,
     site: int = 0,
-    add: Sequence[Tensor] | None = None,
 ) -> Tensor:
     """o_EBHTd.  Softmax statistics are fp32 at least on every kernel; what the short kernel cannot
-    do, torch's does.
-
-    Args:
-        add: biases of q [E,H,d], of k and of v [E,G,d] that are not yet in them.
-    """
+    do, torch's does."""
     if kernel not in KERNELS + CHOSEN:
         raise Refused(f"no attention kernel {kernel!r}; there are: {', '.join(KERNELS + CHOSEN)}")
     dropping = dropout > 0 and drop is not None
     if dropping and kernel != "reference":
         raise Refused("dropout of attention probabilities needs the reference kernel")
     H, G = q_EBHTd.shape[2], k_EBGSd.shape[2]
-    if add is not None and not (
-        kernel == "short" and G == H and short.able(q_EBHTd, k_EBGSd, at.bias)
-    ):
-        q_EBHTd, k_EBGSd, v_EBGSd = (
-            x + b[:, None, :, None] for x, b in zip((q_EBHTd, k_EBGSd, v_EBGSd), add, strict=True)
-        )
-        add = None
     if G != H:
         k_EBGSd, v_EBGSd = (repeated(x, H // G) for x in (k_EBGSd, v_EBGSd))
     if at.scores is not None and kernel != "reference":
@@ -137,12 +125,26 @@ def attend(
         o = _reference(q_EBHTd, k_EBGSd, v_EBGSd, at, scale, dropout if dropping else 0, drop, site)
     elif kernel == "short" and short.able(q_EBHTd, k_EBGSd, at.bias):
         o = short.attend(
-            q_EBHTd, k_EBGSd, v_EBGSd, causal=at.causal, mask=at.mask, bias=at.bias, scale=scale,
-            add=add,
-        )  # fmt: skip
+            q_EBHTd, k_EBGSd, v_EBGSd, causal=at.causal, mask=at.mask, bias=at.bias, scale=scale
+        )
     else:
         o = _sdpa(q_EBHTd, k_EBGSd, v_EBGSd, at, scale, kernel)
     return o if at.dead is None else o.masked_fill(at.dead, 0.0)
+
+
+def attend_packed(x_EBT3Hd: Tensor, add_3EHd: Tensor, at: Pattern, *, scale: float) -> Tensor:
+    """o_EBHTd of queries, keys and values side by side and their biases, which are not yet in them,
+    by the short kernel; by torch's where it cannot."""
+    q_EBHTd, k_EBHTd, v_EBHTd = (x.transpose(2, 3) for x in x_EBT3Hd.unbind(3))
+    if short.able(q_EBHTd, k_EBHTd, at.bias):
+        o = short.attend_packed(
+            x_EBT3Hd, add_3EHd, causal=at.causal, mask=at.mask, bias=at.bias, scale=scale
+        )
+        return o if at.dead is None else o.masked_fill(at.dead, 0.0)
+    q, k, v = (
+        x + b[:, None, :, None] for x, b in zip((q_EBHTd, k_EBHTd, v_EBHTd), add_3EHd, strict=True)
+    )
+    return attend(q, k, v, at, scale=scale)
 
 
 def repeated(x_EBGSd: Tensor, times: int) -> Tensor:

@@ -6,6 +6,7 @@ E trials, B rows, T tokens, D inputs, F outputs.
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from paribus.lazy import F, torch
@@ -46,6 +47,16 @@ def linear(x_EBTD: Tensor, w_EFD: Tensor, b_EF: Tensor | None = None) -> Tensor:
         y_ENF = _product(x_END, w_EFD)
         if b_EF is not None:  # fused with what follows; baddbmm would first write it out
             y_ENF = y_ENF + b_EF.unsqueeze(1)
+    return y_ENF.unflatten(1, (B, T))
+
+
+def linears(x_EBTD: Tensor, ws_EFD: Sequence[Tensor]) -> Tensor:
+    """x wᵀ of several weights [E,B,T,ΣF], on a GPU, in their dtype."""
+    from paribus.nn._cuda import Products
+
+    B, T = x_EBTD.shape[1:3]
+    x_END = cast(x_EBTD, ws_EFD[0].dtype).flatten(1, 2).expand(len(ws_EFD[0]), -1, -1)
+    y_ENF: Tensor = Products.apply(x_END, *ws_EFD)
     return y_ENF.unflatten(1, (B, T))
 
 

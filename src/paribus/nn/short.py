@@ -11,7 +11,6 @@ their capital.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -74,13 +73,10 @@ def attend(
     mask: Tensor | None,
     bias: Tensor | None,
     scale: float,
-    add: Sequence[Tensor] | None = None,
 ) -> Tensor:
     """o_EBHTd, of as many key heads as query heads.
 
     Args:
-        add: biases [E,H,d] of q, k and v that are not yet in them: read here once more they cost
-            nothing, and their gradients are summed on the way.
         mask: bool [e,b,h,T,S], true where a query may read; each query reads some key.
         bias: [e,b,h,T,S], added to the scaled logits, in place of a mask.
     """
@@ -88,9 +84,27 @@ def attend(
 
     E, B = q_EBHTd.shape[:2]
     given = mask if bias is None else bias
-    rows = (_rows(x) for x in (q_EBHTd, k_EBHSd, v_EBHSd))
-    stacked = None if add is None else torch.stack(list(add))
-    o = _short.attention(*rows, stacked, given, B, causal, scale)
+    o = _short.attention(*(_rows(x) for x in (q_EBHTd, k_EBHSd, v_EBHSd)), given, B, causal, scale)
+    return o.unflatten(0, (E, B))
+
+
+def attend_packed(
+    x_EBT3Hd: Tensor,
+    add_3EHd: Tensor,
+    *,
+    causal: bool,
+    mask: Tensor | None,
+    bias: Tensor | None,
+    scale: float,
+) -> Tensor:
+    """o_EBHTd of queries, keys and values side by side, as one product gives them, and of their
+    biases, which are not yet in them: added here they cost nothing, and their gradients are summed
+    on the way.  The gradient of x lies as x does.  ``mask`` and ``bias`` as of ``attend``."""
+    from paribus.nn import _short
+
+    E, B = x_EBT3Hd.shape[:2]
+    given = mask if bias is None else bias
+    o = _short.packed(x_EBT3Hd.flatten(0, 1), add_3EHd, given, B, causal, scale)
     return o.unflatten(0, (E, B))
 
 

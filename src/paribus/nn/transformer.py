@@ -27,11 +27,11 @@ from torch import Tensor
 from paribus.contracts import View
 from paribus.errors import Refused
 from paribus.nn import segments
-from paribus.nn.attention import Pattern, attend, repeated
+from paribus.nn.attention import Pattern, attend, attend_packed, repeated
 from paribus.nn.cache import Cache
 from paribus.nn.dropout import Dropout
 from paribus.nn.inside import Tap
-from paribus.nn.linear import cast, embed, linear
+from paribus.nn.linear import cast, embed, linear, linears, on_gpu
 from paribus.nn.places import QUERIES, Params, Places, Ready
 from paribus.nn.segments import Held
 from paribus.parts import describe
@@ -227,14 +227,17 @@ class Transformer(Places):
         own = self._own(p, f"blocks.{i}.attn")
         compute = now.dtype or own["q"].dtype
         h_EBSD = cast(h_EBSD, compute)
-        add: list[Tensor] | None = None
-        if self._late(now):
-            biases = (cast(own[f"{x}_bias"], compute) for x in "qkv")
-            add = [b.unflatten(1, (-1, self.dims.head_dim)) for b in biases]
+        if go is None and on_gpu(h_EBSD) and self._packed(now):
+            weights = [cast(own[x], compute) for x in "qkv"]
+            x_EBT3Hd = linears(h_EBSD, weights).unflatten(3, (3, -1, self.dims.head_dim))
+            biases = torch.stack([cast(own[f"{x}_bias"], compute) for x in "qkv"])
+            add_3EHd = biases.unflatten(2, (-1, self.dims.head_dim))
+            o_EBHTd = attend_packed(x_EBT3Hd, add_3EHd, at, scale=self.scale)
+            o_EBTD = o_EBHTd.transpose(2, 3).flatten(3)
+            return linear(o_EBTD, cast(own["o"], compute), own.get("o_bias"))
 
         def heads(h: Tensor, name: str, count: int) -> Tensor:
-            bias = own.get(f"{name}_bias") if add is None else None
-            y = linear(h, cast(own[name], compute), bias)
+            y = linear(h, cast(own[name], compute), own.get(f"{name}_bias"))
             return y.unflatten(-1, (count, self.dims.head_dim)).transpose(2, 3)
 
         q_EBHTd = heads(_those(h_EBSD, go), "q", self.dims.heads)
@@ -269,20 +272,19 @@ class Transformer(Places):
             dropout=self.model.attn_dropout,
             drop=now.drop,
             site=3 * i + 3,
-            add=add,
         )
         o_EBTD = o_EBHTd.transpose(2, 3).flatten(3)
         return linear(o_EBTD, cast(own["o"], compute), own.get("o_bias"))
 
-    def _late(self, now: Pass) -> bool:
-        """Whether biases of queries, keys and values are added within attention: by the short
-        kernel, where nothing else reads or changes them before."""
+    def _packed(self, now: Pass) -> bool:
+        """Whether queries, keys and values are one product, and their biases added within
+        attention: for the short kernel, where nothing else reads or changes them before."""
         model = self.model
         turned = model.position is not None and model.position.rotate is not None
         if now.kernel != "short" or not model.attn_bias or turned or QUERIES in now.tables:
             return False
-        normed = model.q_norm is not None or model.k_norm is not None
-        return not (normed or self.parted or now.tap or now.cache or model.mixer)
+        other = self.dims.heads != self.dims.kv_heads or model.q_norm or model.k_norm or model.mixer
+        return not (other or self.parted or now.tap or now.cache)
 
     def _mixed(
         self,
