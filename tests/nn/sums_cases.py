@@ -48,10 +48,14 @@ def apart(kind: str, size: Any, device: str, dtype: torch.dtype, compiled: bool)
     def drawn(*shape: int, of: torch.dtype = dtype) -> Tensor:
         return torch.randn(*shape, generator=draws).to(device, of).requires_grad_()
 
+    def own(n: int, of: torch.dtype) -> Tensor:
+        """A parameter, which is a view of a longer row for each trial (engine/updating.py)."""
+        return drawn(E, n + 7, of=of).detach()[:, 3 : n + 3].requires_grad_()
+
     wide = torch.float32  # the residual stream, gain and bias of a norm
     ours: Callable[..., tuple[Tensor, ...]]
     if kind == "gelu":
-        given, ours, want = [drawn(E, N, D), drawn(E, D)], our_gelu, gelu
+        given, ours, want = [drawn(E, N, D), own(D, dtype)], our_gelu, gelu
     else:
         given = [
             drawn(E, N, D, of=wide),

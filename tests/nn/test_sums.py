@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from paribus.nn import _cuda
+from paribus.nn._operators import namespace
+
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None, reason="NO TRITON: kernels are not tested"
 )
@@ -51,7 +54,11 @@ source = spec.task.open(tiny.Data(tiny.Path("unused")).bind("train"), "cpu")
 batch = {k: torch.stack([t, t]) for k, t in source.batch(1, 0, range(3)).items()}
 p = Net([spec, spec], "cpu", "sdpa").initial([1, 2])
 made = torch.Generator().manual_seed(0)
-p = {k: (x + 0.1 * torch.randn(x.shape, generator=made)).requires_grad_() for k, x in p.items()}
+p = {k: x + 0.1 * torch.randn(x.shape, generator=made) for k, x in p.items()}
+# As they are while a stack trains: views of one tensor.
+flat = torch.cat([x.flatten(1) for x in p.values()], 1)
+parts = flat.split([x[0].numel() for x in p.values()], 1)
+p = {k: v.view(x.shape).detach().requires_grad_() for (k, x), v in zip(p.items(), parts)}
 
 def gradients(kernel):
     net = Net([spec, spec], "cpu", kernel)
@@ -91,6 +98,21 @@ for name, of in {"gelu_kernel": {"R": 64, "M": 16, "C": 256},
         target=GPUTarget("cuda", int(sys.argv[1]), 32))
     print(name, len(made.asm["cubin"]), made.metadata.shared)
 """
+
+
+def test_operators_of_other_sources_have_other_names(tmp_path: Path) -> None:
+    """For torch's compiler keeps what it made by their names."""
+    a, b = tmp_path / "a.py", tmp_path / "b.py"
+    a.write_text("1")
+    b.write_text("2")
+    names = [namespace(*map(str, files)) for files in ([a], [b], [a, b])]
+    assert len(set(names)) == 3 and names[0] == namespace(str(a))
+    from paribus.nn import _short, _sums
+
+    for operator in (_sums.biased_gelu, _sums.added_norm):
+        assert operator._qualname.startswith(namespace(_sums.__file__, _cuda.__file__) + "::")
+    for operator in (_short.attention, _short.packed):
+        assert operator._qualname.startswith(namespace(_short.__file__) + "::")
 
 
 def test_it_is_compiled_for_a_gpu_that_is_not_here(tmp_path: Path) -> None:

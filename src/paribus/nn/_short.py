@@ -13,6 +13,9 @@ import triton
 import triton.language as tl
 from torch import Tensor, library
 
+from paribus.nn._operators import namespace
+
+OURS = namespace(__file__)
 LOW = tl.constexpr(-1.0e30)  # of what may not be read; a difference of two is a number, unlike −∞
 
 
@@ -195,14 +198,14 @@ def backward(
         tl.store(to_d + 2 * D, v_d, there_d)
 
 
-@library.triton_op("paribus::short_attention", mutates_args={})
+@library.triton_op(f"{OURS}::short_attention", mutates_args={})
 def attention(
     q: Tensor, k: Tensor, v: Tensor, given: Tensor | None, rows: int, causal: bool, scale: float
 ) -> Tensor:
     return _forward([q, k, v], None, given, rows, causal, scale)
 
 
-@library.triton_op("paribus::short_attention_backward", mutates_args={})
+@library.triton_op(f"{OURS}::short_attention_backward", mutates_args={})
 def _attention_backward(
     g: Tensor,
     q: Tensor,
@@ -230,7 +233,7 @@ def _attention_gradients(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
 attention.register_autograd(_attention_gradients, setup_context=_attention_context)
 
 
-@library.triton_op("paribus::short_packed", mutates_args={})
+@library.triton_op(f"{OURS}::short_packed", mutates_args={})
 def packed(
     x: Tensor, add: Tensor, given: Tensor | None, rows: int, causal: bool, scale: float
 ) -> Tensor:
@@ -238,7 +241,7 @@ def packed(
     return _forward(_parts(x), add, given, rows, causal, scale)
 
 
-@library.triton_op("paribus::short_packed_backward", mutates_args={})
+@library.triton_op(f"{OURS}::short_packed_backward", mutates_args={})
 def _packed_backward(
     g: Tensor,
     x: Tensor,

@@ -15,7 +15,9 @@ import triton.language as tl
 from torch import Tensor, library
 
 from paribus.nn import _cuda
+from paribus.nn._operators import namespace
 
+OURS = namespace(__file__, _cuda.__file__)
 TOKENS = 64  # a program's
 TILE = 4096  # numbers at a time
 COLUMNS = 256
@@ -23,14 +25,14 @@ COLUMNS = 256
 
 @triton.jit
 def gelu_kernel(
-    g, y, bias, dy, sums, N, F, P,
+    g, y, bias, dy, sums, step, N, F, P,
     R: tl.constexpr, M: tl.constexpr, C: tl.constexpr,
 ):  # fmt: skip
     """Of gelu(y + bias), by tanh; see _cuda.gelu."""
     e, piece = (tl.program_id(0) // P).to(tl.int64), tl.program_id(0) % P
     c_C = tl.program_id(1) * C + tl.arange(0, C)
     there_C = c_C < F
-    b_C = tl.load(bias + e * F + c_C, there_C, other=0.0).to(tl.float32)
+    b_C = tl.load(bias + e * step + c_C, there_C, other=0.0).to(tl.float32)
     sum_MC = tl.zeros([M, C], tl.float32)
     for first in range(0, R, M):
         n_M = piece * R + first + tl.arange(0, M)
@@ -50,14 +52,14 @@ def gelu_kernel(
 
 @triton.jit
 def norm_kernel(
-    dn, ds, s, mean, rstd, gain, dx, low, gains, biases, N, P,
+    dn, ds, s, mean, rstd, gain, dx, low, gains, biases, step, N, P,
     D: tl.constexpr, PD: tl.constexpr, R: tl.constexpr, M: tl.constexpr,
 ):  # fmt: skip
     """Of s ↦ (s, layer norm of s), whose outputs have the gradients ds and dn."""
     e, piece = (tl.program_id(0) // P).to(tl.int64), tl.program_id(0) % P
     d_D = tl.arange(0, PD)
     there_D = d_D < D
-    gain_D = tl.load(gain + e * D + d_D, there_D, other=0.0).to(tl.float32)
+    gain_D = tl.load(gain + e * step + d_D, there_D, other=0.0).to(tl.float32)
     gains_MD, biases_MD = tl.zeros([M, PD], tl.float32), tl.zeros([M, PD], tl.float32)
     for first in range(0, R, M):
         n_M = piece * R + first + tl.arange(0, M)
@@ -82,25 +84,32 @@ def norm_kernel(
     tl.store(biases + to_D, tl.sum(biases_MD, 0), there_D)
 
 
+def _rows(x: Tensor) -> tuple[Tensor, int]:
+    """Parameters [E,n] and the step between trials: they are views of a longer row for each."""
+    x = x if x.stride(1) == 1 else x.contiguous()
+    return x, x.stride(0)
+
+
 # Operators, not autograd.Function: of one whose backward pass holds a kernel of Triton, torch 2.11
 # compiles gradients of zeros.
 
 
-@library.triton_op("paribus::biased_gelu", mutates_args={})
+@library.triton_op(f"{OURS}::biased_gelu", mutates_args={})
 def biased_gelu(y: Tensor, bias: Tensor) -> Tensor:
     """gelu(y + bias) of y [E,N,F] and bias [E,F], by tanh, in y's dtype; to be compiled."""
     wide = y.to(torch.float32) + bias.to(torch.float32).unsqueeze(1)
     return _cuda.gelu(wide).to(y.dtype)
 
 
-@library.triton_op("paribus::biased_gelu_backward", mutates_args={})
+@library.triton_op(f"{OURS}::biased_gelu_backward", mutates_args={})
 def _gelu_backward(g: Tensor, y: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
     E, N, F = y.shape
     P = triton.cdiv(N, TOKENS)
+    bias, step = _rows(bias)
     g, y = g.contiguous(), y.contiguous()
     dy, sums = torch.empty_like(y), y.new_empty((E, P, F), dtype=torch.float32)
     library.wrap_triton(gelu_kernel)[(E * P, triton.cdiv(F, COLUMNS))](
-        g, y, bias, dy, sums, N, F, P, R=TOKENS, M=TILE // COLUMNS, C=COLUMNS, num_warps=4
+        g, y, bias, dy, sums, step, N, F, P, R=TOKENS, M=TILE // COLUMNS, C=COLUMNS, num_warps=4
     )
     return dy, sums.sum(1).to(bias.dtype)
 
@@ -117,7 +126,7 @@ def _gelu_gradients(ctx: Any, g: Tensor) -> tuple[Tensor, ...]:
 biased_gelu.register_autograd(_gelu_gradients, setup_context=_keep_inputs)
 
 
-@library.triton_op("paribus::added_norm", mutates_args={})
+@library.triton_op(f"{OURS}::added_norm", mutates_args={})
 def added_norm(
     x: Tensor, y: Tensor, gain: Tensor, bias: Tensor, eps: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -128,19 +137,20 @@ def added_norm(
     return s, torch.addcmul(bias.unsqueeze(1), n, gain.unsqueeze(1)).to(y.dtype), mean, rstd
 
 
-@library.triton_op("paribus::added_norm_backward", mutates_args={})
+@library.triton_op(f"{OURS}::added_norm_backward", mutates_args={})
 def _norm_backward(
     ds: Tensor, dn: Tensor, s: Tensor, mean: Tensor, rstd: Tensor, gain: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The gradients of s, again in dn's dtype, and of gain and bias."""
     E, N, D = s.shape
     ds, dn = ds.contiguous(), dn.contiguous()
+    gain, step = _rows(gain)
     P, PD = triton.cdiv(N, TOKENS), triton.next_power_of_2(D)
     M = max(1, min(TILE // PD, TOKENS))
     dx, low = torch.empty_like(s), torch.empty_like(dn)
     gains, biases = s.new_empty((E, P, D)), s.new_empty((E, P, D))
     library.wrap_triton(norm_kernel)[(E * P,)](
-        dn, ds, s, mean, rstd, gain, dx, low, gains, biases, N, P,
+        dn, ds, s, mean, rstd, gain, dx, low, gains, biases, step, N, P,
         D=D, PD=PD, R=TOKENS, M=M, num_warps=8,
     )  # fmt: skip
     return dx, low, gains.sum(1), biases.sum(1)

@@ -284,7 +284,8 @@ class Transformer(Places):
         if now.kernel != "short" or not model.attn_bias or turned or QUERIES in now.tables:
             return False
         other = self.dims.heads != self.dims.kv_heads or model.q_norm or model.k_norm or model.mixer
-        return not (other or self.parted or now.tap or now.cache)
+        refused = self.replaced or model.attn_dropout  # by ``attend``, which says why
+        return not (other or refused or self.parted or now.tap or now.cache)
 
     def _mixed(
         self,
