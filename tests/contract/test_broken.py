@@ -129,6 +129,15 @@ class NoEps(Norm, frozen=True, kw_only=True):
 """
 )
 
+FORGETS = NORM.replace("NoEps", "Forgets").replace(
+    "mean(-1, keepdim=True)", "mean(-1, keepdim=True).add(1)"
+) + (
+    """
+    def added(self, p, x, y):
+        return x + y, self.forward(p, x)
+"""
+)
+
 PROMISE = (
     HEAD
     + """from paribus.contracts import Mask
@@ -261,6 +270,7 @@ BROKEN = {
     "tasks/dice": (TASK, "determinism", "rng.Stream"),
     "positions/mixing": (MIXING, "stack", "not bit-equal"),
     "norms/no_eps": (NORM, "shape", "add an eps"),
+    "norms/forgets": (FORGETS, "shape", "`added` gives other numbers"),
     "masks/wide": (PROMISE, "promise", "query 8, key 0"),
     "optim/first": (OPTIM, "stack", "read stackable fields from v"),
     "tasks/micro": (MICRO, "rows", "global row"),

@@ -57,12 +57,7 @@ def apart(kind: str, size: Any, device: str, dtype: torch.dtype, compiled: bool)
     if kind == "gelu":
         given, ours, want = [drawn(E, N, D), own(D, dtype)], our_gelu, gelu
     else:
-        given = [
-            drawn(E, N, D, of=wide),
-            drawn(E, N, D),
-            drawn(E, D, of=wide),
-            drawn(E, D, of=wide),
-        ]
+        given = [drawn(E, N, D, of=wide), drawn(E, N, D), own(D, wide), own(D, wide)]
         ours, want = our_norm, norm
 
     def step(function: Callable[..., tuple[Tensor, ...]], *given: Tensor) -> list[Tensor]:

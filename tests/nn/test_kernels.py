@@ -115,7 +115,7 @@ def test_a_spec_chooses_and_the_record_says_so():
     ],
 )  # fmt: skip
 def test_what_the_short_kernel_cannot_train(cuda, length, head_dim, dtype, why, monkeypatch):
-    monkeypatch.setattr(short, "INSTALLED", True)
+    monkeypatch.setattr(short, "TRITON", True)
     monkeypatch.setattr(short, "INTERPRETED", False)
     assert short.unable(cuda, length, head_dim, dtype) == why
 

@@ -275,6 +275,10 @@ def _norm_shape(part: Any, bench: Bench) -> str:
                 (g,) = torch.autograd.grad(y.sum(), given)
                 if not (y.isfinite().all() and g.isfinite().all()):
                     raise Broken("for zeros its output or gradient is not finite; add an eps")
+        x, y = _inputs((2, 3, 5, n)), _inputs((2, 3, 5, n)).flip(2)
+        both, normed = part.added(wide, x, y)
+        if not (both.equal(x + y) and torch.allclose(normed, part.forward(wide, x + y), atol=1e-5)):
+            raise Broken("`added` gives other numbers than x + y and `forward` of it")
     return "keeps shapes; finite at zero"
 
 

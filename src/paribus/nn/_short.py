@@ -49,7 +49,7 @@ def _tile(of, t_M, many, step, D: tl.constexpr, PD: tl.constexpr):
 
 
 @triton.jit
-def _sum(x_Md, bias, PACKED: tl.constexpr, D: tl.constexpr, PD: tl.constexpr):
+def _biased(x_Md, bias, PACKED: tl.constexpr, D: tl.constexpr, PD: tl.constexpr):
     """With the bias of the head, rounded as torch rounds a sum; as it is where there is none."""
     if PACKED:
         d_d = tl.arange(0, PD)
@@ -82,14 +82,14 @@ def forward(
     to_k, to_v = to_q + ai, to_q + 2 * ai
     a_A = tl.arange(0, PA)
     k_Ad, v_Ad = _tile(k, a_A, S, kt, D, PD), _tile(v, a_A, S, vt, D, PD)
-    k_Ad, v_Ad = _sum(k_Ad, to_k, PACKED, D, PD), _sum(v_Ad, to_v, PACKED, D, PD)
+    k_Ad, v_Ad = _biased(k_Ad, to_k, PACKED, D, PD), _biased(v_Ad, to_v, PACKED, D, PD)
     if PB > 0:
         b_B = PA + tl.arange(0, PB)
         k_Bd, v_Bd = _tile(k, b_B, S, kt, D, PD), _tile(v, b_B, S, vt, D, PD)
-        k_Bd, v_Bd = _sum(k_Bd, to_k, PACKED, D, PD), _sum(v_Bd, to_v, PACKED, D, PD)
+        k_Bd, v_Bd = _biased(k_Bd, to_k, PACKED, D, PD), _biased(v_Bd, to_v, PACKED, D, PD)
     for first in tl.static_range(0, PT, M):
         t_M = first + tl.arange(0, M)
-        q_Md = _sum(_tile(q, t_M, T, qt, D, PD), to_q, PACKED, D, PD)
+        q_Md = _biased(_tile(q, t_M, T, qt, D, PD), to_q, PACKED, D, PD)
         x_MA = _logits(
             q_Md, k_Ad, at, T, S, h, n, B, t_M, a_A, se, sb, sh, st, ss,
             SCALE, CAUSAL, GIVEN, PRECISION,
@@ -135,19 +135,19 @@ def backward(
     to_k, to_v = to_q + ai, to_q + 2 * ai
     a_A = tl.arange(0, PA)
     k_Ad, v_Ad = _tile(k, a_A, S, kt, D, PD), _tile(v, a_A, S, vt, D, PD)
-    k_Ad, v_Ad = _sum(k_Ad, to_k, PACKED, D, PD), _sum(v_Ad, to_v, PACKED, D, PD)
+    k_Ad, v_Ad = _biased(k_Ad, to_k, PACKED, D, PD), _biased(v_Ad, to_v, PACKED, D, PD)
     sum_d = tl.zeros([PD], tl.float32)
     dk_Ad = tl.zeros([PA, PD], tl.float32)
     dv_Ad = tl.zeros([PA, PD], tl.float32)
     if PB > 0:
         b_B = PA + tl.arange(0, PB)
         k_Bd, v_Bd = _tile(k, b_B, S, kt, D, PD), _tile(v, b_B, S, vt, D, PD)
-        k_Bd, v_Bd = _sum(k_Bd, to_k, PACKED, D, PD), _sum(v_Bd, to_v, PACKED, D, PD)
+        k_Bd, v_Bd = _biased(k_Bd, to_k, PACKED, D, PD), _biased(v_Bd, to_v, PACKED, D, PD)
         dk_Bd = tl.zeros([PB, PD], tl.float32)
         dv_Bd = tl.zeros([PB, PD], tl.float32)
     for first in tl.static_range(0, PT, M):
         t_M = first + tl.arange(0, M)
-        q_Md = _sum(_tile(q, t_M, T, qt, D, PD), to_q, PACKED, D, PD)
+        q_Md = _biased(_tile(q, t_M, T, qt, D, PD), to_q, PACKED, D, PD)
         g_Md = _tile(g, t_M, T, gt, D, PD)
         x_MA = _logits(
             q_Md, k_Ad, at, T, S, h, n, B, t_M, a_A, se, sb, sh, st, ss,
@@ -344,7 +344,14 @@ def _three(add: Tensor | None) -> tuple[int, ...]:
 
 
 def _sizes(
-    T: int, S: int, d: int, added: bool, given: Tensor | None, causal: bool, scale: float, q: Tensor
+    T: int,
+    S: int,
+    d: int,
+    packed: bool,
+    given: Tensor | None,
+    causal: bool,
+    scale: float,
+    q: Tensor,
 ) -> dict[str, Any]:
     kind = "none" if given is None else "mask" if given.dtype == torch.bool else "bias"
     PA, PB, M, warps = tile(T, S)
@@ -355,7 +362,7 @@ def _sizes(
         "PB": PB,
         "PD": max(16, 1 << (d - 1).bit_length()),
         "M": M,
-        "PACKED": added,
+        "PACKED": packed,
         "SCALE": scale,  # a number that is no constant would be made one of 64 bits
         "CAUSAL": causal,
         "GIVEN": kind,

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from paribus.nn.linear import TRITON
 
-INSTALLED = TRITON
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # on the CPU, number by number
 
 LONGEST = 128  # tokens
@@ -32,7 +31,7 @@ def fits(length: int, head_dim: int, dtype: torch.dtype) -> bool:
     """Whether there are kernels here for rows and heads of this size."""
     if dtype == torch.float32 and not INTERPRETED and _padded(length) * _padded(head_dim) > EXACT:
         return False
-    return INSTALLED and length <= LONGEST and head_dim <= WIDEST
+    return TRITON and length <= LONGEST and head_dim <= WIDEST
 
 
 def unable(cuda: bool, length: int | None, head_dim: int, dtype: torch.dtype) -> str:
@@ -40,7 +39,7 @@ def unable(cuda: bool, length: int | None, head_dim: int, dtype: torch.dtype) ->
     where they can."""
     if not (cuda or INTERPRETED):
         return "it runs on CUDA alone"
-    if not INSTALLED:
+    if not TRITON:
         return "Triton is not installed"
     if dtype not in KNOWN:
         return f"it knows no {str(dtype).removeprefix('torch.')}"

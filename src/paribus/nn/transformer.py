@@ -227,14 +227,17 @@ class Transformer(Places):
         own = self._own(p, f"blocks.{i}.attn")
         compute = now.dtype or own["q"].dtype
         h_EBSD = cast(h_EBSD, compute)
+
+        def out(o_EBHTd: Tensor) -> Tensor:
+            o_EBTD = o_EBHTd.transpose(2, 3).flatten(3)
+            return linear(o_EBTD, cast(own["o"], compute), own.get("o_bias"))
+
         if go is None and on_gpu(h_EBSD) and self._packed(now):
             weights = [cast(own[x], compute) for x in "qkv"]
             x_EBT3Hd = linears(h_EBSD, weights).unflatten(3, (3, -1, self.dims.head_dim))
             biases = torch.stack([cast(own[f"{x}_bias"], compute) for x in "qkv"])
             add_3EHd = biases.unflatten(2, (-1, self.dims.head_dim))
-            o_EBHTd = attend_packed(x_EBT3Hd, add_3EHd, at, scale=self.scale)
-            o_EBTD = o_EBHTd.transpose(2, 3).flatten(3)
-            return linear(o_EBTD, cast(own["o"], compute), own.get("o_bias"))
+            return out(attend_packed(x_EBT3Hd, add_3EHd, at, scale=self.scale))
 
         def heads(h: Tensor, name: str, count: int) -> Tensor:
             y = linear(h, cast(own[name], compute), own.get(f"{name}_bias"))
@@ -251,10 +254,7 @@ class Transformer(Places):
             q_EBHTd = q_EBHTd * _those(now.tables[QUERIES], go)[:, :, None, :, None]
         q_EBHTd, k_EBGTd = cast(q_EBHTd, compute), cast(k_EBGTd, compute)
         if self.model.mixer is not None:
-            o_EBHTd = self._mixed(p, i, q_EBHTd, k_EBGTd, v_EBGTd, h_EBSD, now)
-            return linear(
-                o_EBHTd.transpose(2, 3).flatten(3), cast(own["o"], compute), own.get("o_bias")
-            )
+            return out(self._mixed(p, i, q_EBHTd, k_EBGTd, v_EBGTd, h_EBSD, now))
         if self.parted and now.cache is None:
             k_EBGTd = torch.cat([k_EBGTd, k_EBGTd.detach()], 3)
             v_EBGTd = torch.cat([v_EBGTd, v_EBGTd.detach()], 3)
@@ -273,8 +273,7 @@ class Transformer(Places):
             drop=now.drop,
             site=3 * i + 3,
         )
-        o_EBTD = o_EBHTd.transpose(2, 3).flatten(3)
-        return linear(o_EBTD, cast(own["o"], compute), own.get("o_bias"))
+        return out(o_EBHTd)
 
     def _packed(self, now: Pass) -> bool:
         """Whether queries, keys and values are one product, and their biases added within
