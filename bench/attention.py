@@ -33,7 +33,7 @@ BACKENDS = {
     "cudnn": SDPBackend.CUDNN_ATTENTION,
     "efficient": SDPBackend.EFFICIENT_ATTENTION,
 }
-TILES = [(m, w) for m in (16, 32, 64) for w in (1, 2, 4)]
+TILES = [(32, 0, 1), (32, 0, 2), (64, 0, 2), (64, 0, 4), *((64, x, 4) for x in (32, 64))]
 
 
 def milliseconds(call: Callable[[], Any], device: str, times: int = 10) -> float:
@@ -72,16 +72,16 @@ def bandwidth(device: str) -> float:
 
 
 @contextmanager
-def tiled(m: int, warps: int) -> Iterator[None]:
-    """Other sizes of the kernel's blocks."""
+def tiled(first: int, second: int, warps: int) -> Iterator[None]:
+    """Other sizes of the kernel's tiles."""
     from paribus.nn import _short as kernels
 
-    whole = kernels.tile
-    kernels.tile = lambda T, S: (*whole(T, S)[:2], m, warps)
+    whole = kernels.tiles
+    kernels.tiles = lambda T, S, backward: (first, second, first, second, warps)
     try:
         yield
     finally:
-        kernels.tile = whole
+        kernels.tiles = whole
 
 
 def main() -> None:
@@ -156,9 +156,10 @@ def main() -> None:
                 measure(name, "sdpa", sdpa_kernel(backend))
             measure("short", "short", nullcontext())
             if o.tiles and kind == "causal":
-                for m, warps in TILES:
-                    if m <= max(16, 2 * T):
-                        measure(f"short {m} q, {warps} w", "short", tiled(m, warps))
+                for first, second, warps in TILES:
+                    if first < T <= first + second or (second == 0 and first >= T):
+                        name = f"short {first}+{second}, {warps} w"
+                        measure(name, "short", tiled(first, second, warps))
     if o.write:
         stem = f"{head['date']}-attention"
         (o.write / f"{stem}.txt").write_text("\n".join([json.dumps(head), *lines]) + "\n")

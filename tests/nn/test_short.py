@@ -41,9 +41,10 @@ tokens, capability = int(sys.argv[1]), int(sys.argv[2])
 low = torch.empty(0, dtype=torch.bfloat16)
 for name in ("forward", "backward"):
     kernel = getattr(_short, name)
-    of = _short._sizes(tokens, tokens, 32, True, None, True, 0.2, low)
+    of = _short._sizes(tokens, tokens, 32, True, None, True, 0.2, low, name == "backward")
     options = {k: of.pop(k) for k in ("num_warps", "num_stages")}
-    kinds = dict.fromkeys("q k v add at o g dq dk dv".split(), "*bf16") | {"sums": "*fp32"}
+    kinds = dict.fromkeys("q k v add at o g dq dk dv".split(), "*bf16")
+    kinds |= {"sums": "*fp32", "totals": "*fp32"}
     given = {n: kinds.get(n, "constexpr" if n in of else "i32") for n in kernel.arg_names}
     made = triton.compile(
         ASTSource(kernel, given, constexprs=of), target=GPUTarget("cuda", capability, 32),

@@ -1,8 +1,12 @@
 """The Triton kernels of short.py, and torch's operators of them; imported where there is Triton.
 
 A program holds one row and one head.  N rows (trials × rows), H heads, T queries, S keys, d head
-size; M queries a block; keys in one tile A, or in two, A and B, all padded to powers of two: 83
-keys are 64 and 32, and the first 64 queries of causal rows never look at B.
+size; keys in one tile A or in two, A and B, queries in one tile M or in two, M and L, all padded
+to powers of two: 83 tokens are 64 and 32, and of causal rows M never looks at B.
+
+Exponentials are to the base of 2.  The backward pass makes them again, keys × queries, so that
+what its products read next lies where those before wrote it.  Every pair of tiles is done by
+itself there, given the log-total of each query, which the forward pass keeps, and its o · g.
 """
 # Annotations must be values here: Triton reads them.
 
@@ -16,28 +20,30 @@ from torch import Tensor, library
 from paribus.nn._operators import namespace
 
 OURS = namespace(__file__)
-LOW = tl.constexpr(-1.0e30)  # of what may not be read; a difference of two is a number, unlike −∞
+LOG2E = tl.constexpr(1.4426950408889634)
+LOW = tl.constexpr(-1.0e30)  # of what may not be read
 
 
 @triton.jit
-def _logits(
-    q_Md, k_Sd, at, T, S, h, n, B, t_M, s_S,
+def _seen(
+    x, at, T, S, h, n, B, t, s,
     se, sb, sh, st, ss,
-    SCALE: tl.constexpr, CAUSAL: tl.constexpr, GIVEN: tl.constexpr, PRECISION: tl.constexpr,
+    SCALE: tl.constexpr, CAUSAL: tl.constexpr, GIVEN: tl.constexpr, EDGE: tl.constexpr,
 ):  # fmt: skip
-    """Logits [M,S] of a tile of keys in fp32; −∞ of keys that are none."""
-    x_MS = tl.dot(q_Md, tl.trans(k_Sd), input_precision=PRECISION) * SCALE
-    real_S = s_S[None, :] < S
+    """q · k of a pair of tiles, in fp32, as a softmax is to see it; −∞ of keys that are none.
+    Numbers of queries that are none mean nothing."""
     if GIVEN != "none":
-        place = (n // B) * se + (n % B) * sb + h * sh + t_M[:, None] * st + s_S[None, :] * ss
-        inside = (t_M[:, None] < T) & real_S
+        place = (n // B) * se + (n % B) * sb + h * sh + t * st + s * ss
+        inside = (t < T) & (s < S)
         if GIVEN == "mask":
-            x_MS = tl.where(tl.load(at + place, mask=inside, other=0) != 0, x_MS, LOW)
+            x = tl.where(tl.load(at + place, mask=inside, other=0) != 0, x, LOW)
         else:
-            x_MS += tl.load(at + place, mask=inside, other=0.0).to(tl.float32)
+            x += tl.load(at + place, mask=inside, other=0.0).to(tl.float32) * (1.0 / SCALE)
     if CAUSAL:
-        x_MS = tl.where(s_S[None, :] <= t_M[:, None], x_MS, LOW)
-    return tl.where(real_S, x_MS, float("-inf"))
+        x = tl.where(s <= t, x, LOW)
+    if EDGE:
+        x = tl.where(s < S, x, float("-inf"))
+    return x
 
 
 @triton.jit
@@ -49,13 +55,19 @@ def _tile(of, t_M, many, step, D: tl.constexpr, PD: tl.constexpr):
 
 
 @triton.jit
-def _biased(x_Md, bias, PACKED: tl.constexpr, D: tl.constexpr, PD: tl.constexpr):
-    """With the bias of the head, rounded as torch rounds a sum; as it is where there is none."""
-    if PACKED:
-        d_d = tl.arange(0, PD)
-        b_d = tl.load(bias + d_d, d_d < D, other=0.0).to(tl.float32)
-        x_Md = (x_Md.to(tl.float32) + b_d[None, :]).to(x_Md.dtype)
-    return x_Md
+def _bias(at, D: tl.constexpr, PD: tl.constexpr):
+    """Biases [d] of a head in fp32."""
+    d_d = tl.arange(0, PD)
+    return tl.load(at + d_d, d_d < D, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def _query(q, t_M, T, qt, to_q, BIASED: tl.constexpr, D: tl.constexpr, PD: tl.constexpr):
+    """A tile of queries, with their bias, rounded as torch rounds a sum."""
+    q_Md = _tile(q, t_M, T, qt, D, PD)
+    if BIASED:
+        q_Md = (q_Md.to(tl.float32) + _bias(to_q, D, PD)[None, :]).to(q_Md.dtype)
+    return q_Md
 
 
 @triton.jit
@@ -67,147 +79,229 @@ def _keep(to, x_Md, t_M, many, step, D: tl.constexpr, PD: tl.constexpr):
 
 
 @triton.jit
+def _block(
+    q, k_Ad, v_Ad, k_Bd, v_Bd, to_q, to_v, at, o, totals, B, T, S, h, n, first, qt, ot,
+    se, sb, sh, st, ss,
+    D: tl.constexpr, PA: tl.constexpr, PB: tl.constexpr, PD: tl.constexpr,
+    M: tl.constexpr, ALL: tl.constexpr, BIASED: tl.constexpr, SCALE: tl.constexpr,
+    CAUSAL: tl.constexpr, GIVEN: tl.constexpr, EDGE: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Outputs and log-totals of M queries from `first` on; ALL: they look at B, too."""
+    t_M = first + tl.arange(0, M)
+    q_Md = _query(q, t_M, T, qt, to_q, BIASED, D, PD)
+    x_MA = tl.dot(q_Md, tl.trans(k_Ad), input_precision=PRECISION)
+    x_MA = _seen(
+        x_MA, at, T, S, h, n, B, t_M[:, None], tl.arange(0, PA)[None, :], se, sb, sh, st, ss,
+        SCALE, CAUSAL and first < PA, GIVEN, EDGE,
+    )  # fmt: skip
+    most_M = tl.max(x_MA, 1)
+    if ALL:
+        x_MB = tl.dot(q_Md, tl.trans(k_Bd), input_precision=PRECISION)
+        x_MB = _seen(
+            x_MB, at, T, S, h, n, B, t_M[:, None], PA + tl.arange(0, PB)[None, :],
+            se, sb, sh, st, ss, SCALE, CAUSAL, GIVEN, EDGE,
+        )  # fmt: skip
+        most_M = tl.maximum(most_M, tl.max(x_MB, 1))
+    most_M = most_M * (SCALE * LOG2E)
+    p_MA = tl.exp2(x_MA * (SCALE * LOG2E) - most_M[:, None])
+    total_M = tl.sum(p_MA, 1)
+    o_Md = tl.dot(p_MA.to(v_Ad.dtype), v_Ad, input_precision=PRECISION)
+    if ALL:
+        p_MB = tl.exp2(x_MB * (SCALE * LOG2E) - most_M[:, None])
+        total_M += tl.sum(p_MB, 1)
+        o_Md += tl.dot(p_MB.to(v_Bd.dtype), v_Bd, input_precision=PRECISION)
+    o_Md = o_Md * (1.0 / total_M)[:, None]
+    if BIASED:
+        o_Md += _bias(to_v, D, PD)[None, :]
+    _keep(o, o_Md, t_M, T, ot, D, PD)
+    tl.store(totals + t_M, most_M + tl.log2(total_M), t_M < T)
+
+
+@triton.jit
 def forward(
-    q, k, v, add, at, o, B, H, T, S,
+    q, k, v, add, at, o, totals, B, H, T, S,
     qn, qh, qt, kn, kh, kt, vn, vh, vt, on, oh, ot,
     ai, ae, ah,
     se, sb, sh, st, ss,
-    D: tl.constexpr, PT: tl.constexpr, PA: tl.constexpr, PB: tl.constexpr, PD: tl.constexpr,
-    M: tl.constexpr, PACKED: tl.constexpr,
-    SCALE: tl.constexpr, CAUSAL: tl.constexpr, GIVEN: tl.constexpr, PRECISION: tl.constexpr,
+    D: tl.constexpr, PM: tl.constexpr, PL: tl.constexpr, PA: tl.constexpr, PB: tl.constexpr,
+    PD: tl.constexpr, PACKED: tl.constexpr, SCALE: tl.constexpr,
+    CAUSAL: tl.constexpr, GIVEN: tl.constexpr, EDGE: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     n, h = (tl.program_id(0) // H).to(tl.int64), tl.program_id(0) % H
     q, o, k, v = q + n * qn + h * qh, o + n * on + h * oh, k + n * kn + h * kh, v + n * vn + h * vh
-    to_q = add + (n // B) * ae + h * ah
-    to_k, to_v = to_q + ai, to_q + 2 * ai
+    to_q, totals = add + (n // B) * ae + h * ah, totals + (n * H + h) * T
+    to_v = to_q + 2 * ai
     a_A = tl.arange(0, PA)
     k_Ad, v_Ad = _tile(k, a_A, S, kt, D, PD), _tile(v, a_A, S, vt, D, PD)
-    k_Ad, v_Ad = _biased(k_Ad, to_k, PACKED, D, PD), _biased(v_Ad, to_v, PACKED, D, PD)
+    k_Bd, v_Bd = k_Ad, v_Ad
     if PB > 0:
         b_B = PA + tl.arange(0, PB)
         k_Bd, v_Bd = _tile(k, b_B, S, kt, D, PD), _tile(v, b_B, S, vt, D, PD)
-        k_Bd, v_Bd = _biased(k_Bd, to_k, PACKED, D, PD), _biased(v_Bd, to_v, PACKED, D, PD)
-    for first in tl.static_range(0, PT, M):
-        t_M = first + tl.arange(0, M)
-        q_Md = _biased(_tile(q, t_M, T, qt, D, PD), to_q, PACKED, D, PD)
-        x_MA = _logits(
-            q_Md, k_Ad, at, T, S, h, n, B, t_M, a_A, se, sb, sh, st, ss,
-            SCALE, CAUSAL, GIVEN, PRECISION,
+    _block(
+        q, k_Ad, v_Ad, k_Bd, v_Bd, to_q, to_v, at, o, totals, B, T, S, h, n, 0, qt, ot,
+        se, sb, sh, st, ss, D, PA, PB, PD, PM, PB > 0 and (not CAUSAL or PM > PA), PACKED,
+        SCALE, CAUSAL, GIVEN, EDGE, PRECISION,
+    )  # fmt: skip
+    if PL > 0:
+        _block(
+            q, k_Ad, v_Ad, k_Bd, v_Bd, to_q, to_v, at, o, totals, B, T, S, h, n, PM, qt, ot,
+            se, sb, sh, st, ss, D, PA, PB, PD, PL, PB > 0, PACKED,
+            SCALE, CAUSAL, GIVEN, EDGE, PRECISION,
         )  # fmt: skip
-        most_M = tl.max(x_MA, 1)
-        if PB > 0 and (not CAUSAL or first + M > PA):
-            x_MB = _logits(
-                q_Md, k_Bd, at, T, S, h, n, B, t_M, b_B, se, sb, sh, st, ss,
-                SCALE, CAUSAL, GIVEN, PRECISION,
-            )  # fmt: skip
-            most_M = tl.maximum(most_M, tl.max(x_MB, 1))
-            p_MA, p_MB = tl.exp(x_MA - most_M[:, None]), tl.exp(x_MB - most_M[:, None])
-            total_M = tl.sum(p_MA, 1) + tl.sum(p_MB, 1)
-            p_MA, p_MB = p_MA / total_M[:, None], p_MB / total_M[:, None]
-            o_Md = tl.dot(p_MA.to(v_Ad.dtype), v_Ad, input_precision=PRECISION)
-            o_Md += tl.dot(p_MB.to(v_Bd.dtype), v_Bd, input_precision=PRECISION)
-        else:
-            p_MA = tl.exp(x_MA - most_M[:, None])
-            p_MA = p_MA / tl.sum(p_MA, 1)[:, None]
-            o_Md = tl.dot(p_MA.to(v_Ad.dtype), v_Ad, input_precision=PRECISION)
-        _keep(o, o_Md, t_M, T, ot, D, PD)
+
+
+@triton.jit
+def _queries(
+    q, to_q, to_v, g, o, totals, first, T, qt, gt, ot,
+    D: tl.constexpr, PD: tl.constexpr, M: tl.constexpr, BIASED: tl.constexpr, ONE: tl.constexpr,
+):  # fmt: skip
+    """q and g [M,d] of a tile of queries, their log-totals, and, unless ONE, the sums of o · g [M].
+    Of one that is none the log-total is ∞, so that it reads nothing."""
+    t_M = first + tl.arange(0, M)
+    q_Md = _query(q, t_M, T, qt, to_q, BIASED, D, PD)
+    g_Md, total_M = _tile(g, t_M, T, gt, D, PD), tl.load(totals + t_M, t_M < T, other=float("inf"))
+    mean_M = total_M
+    if not ONE:
+        o_Md = _tile(o, t_M, T, ot, D, PD).to(tl.float32)
+        if BIASED:
+            o_Md -= _bias(to_v, D, PD)[None, :]
+        mean_M = tl.sum(g_Md.to(tl.float32) * o_Md, 1)
+    return q_Md, g_Md, total_M, mean_M
+
+
+@triton.jit
+def _pair(
+    k_Sd, v_Sd, q_Md, g_Md, total_M, mean_M, at, T, S, h, n, B, t, s,
+    se, sb, sh, st, ss,
+    SCALE: tl.constexpr, CAUSAL: tl.constexpr, GIVEN: tl.constexpr, EDGE: tl.constexpr,
+    PRECISION: tl.constexpr, ONE: tl.constexpr,
+):  # fmt: skip
+    """Probabilities and the gradients of logits [S,M], for products of the dtype of q.  ONE: all
+    keys are here, so that the sums of o · g are those of p · dp."""
+    s_S1, t_1M = s + tl.arange(0, k_Sd.shape[0])[:, None], t + tl.arange(0, q_Md.shape[0])[None, :]
+    x_SM = tl.dot(k_Sd, tl.trans(q_Md), input_precision=PRECISION)
+    x_SM = _seen(
+        x_SM, at, T, S, h, n, B, t_1M, s_S1, se, sb, sh, st, ss, SCALE, CAUSAL, GIVEN, EDGE
+    )
+    p_SM = tl.exp2(x_SM * (SCALE * LOG2E) - total_M[None, :])
+    dp_SM = tl.dot(v_Sd, tl.trans(g_Md), input_precision=PRECISION)
+    if ONE:
+        mean_M = tl.sum(p_SM * dp_SM, 0)
+    ds_SM = p_SM * (dp_SM - mean_M[None, :])
+    return p_SM.to(q_Md.dtype), ds_SM.to(q_Md.dtype)
 
 
 @triton.jit
 def backward(
-    q, k, v, add, at, g, dq, dk, dv, sums, jump, B, H, T, S,
-    qn, qh, qt, kn, kh, kt, vn, vh, vt, gn, gh, gt, xn, xh, xt, yn, yh, yt,
+    q, k, v, add, at, o, totals, g, dq, dk, dv, sums, jump, B, H, T, S,
+    qn, qh, qt, kn, kh, kt, vn, vh, vt, on, oh, ot, gn, gh, gt, xn, xh, xt, yn, yh, yt,
     ai, ae, ah,
     se, sb, sh, st, ss,
-    D: tl.constexpr, PT: tl.constexpr, PA: tl.constexpr, PB: tl.constexpr, PD: tl.constexpr,
-    M: tl.constexpr, PACKED: tl.constexpr,
-    SCALE: tl.constexpr, CAUSAL: tl.constexpr, GIVEN: tl.constexpr, PRECISION: tl.constexpr,
+    D: tl.constexpr, PM: tl.constexpr, PL: tl.constexpr, PA: tl.constexpr, PB: tl.constexpr,
+    PD: tl.constexpr, PACKED: tl.constexpr, SCALE: tl.constexpr,
+    CAUSAL: tl.constexpr, GIVEN: tl.constexpr, EDGE: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """g: gradient of the output; strides x of dq, y of dk and of dv.  Packed, with biases: dk
-    and dv stand at jumps from dq, and the sums of all three over the row's tokens go to sums
-    [N,H,3,d]: tokens that are none have gradients of 0."""
+    """g: gradient of the output o; strides x of dq, y of dk and of dv.  Packed, with biases: dk
+    and dv stand at jumps from dq, and the sums of dq and of dv over the row's tokens go to sums
+    [N,H,2,d].  The keys' bias is not read and has a gradient of 0, for a softmax does not see it;
+    that of the values is added to outputs, whose weights sum to 1."""
     n, h = (tl.program_id(0) // H).to(tl.int64), tl.program_id(0) % H
     q, g, k, v = q + n * qn + h * qh, g + n * gn + h * gh, k + n * kn + h * kh, v + n * vn + h * vh
     if PACKED:  # all three in one tensor, which is written through one argument
         dk, dv = dq + jump, dq + 2 * jump
     dq, dk, dv = dq + n * xn + h * xh, dk + n * yn + h * yh, dv + n * yn + h * yh
-    to_q = add + (n // B) * ae + h * ah
-    to_k, to_v = to_q + ai, to_q + 2 * ai
+    to_q, o, totals = add + (n // B) * ae + h * ah, o + n * on + h * oh, totals + (n * H + h) * T
+    to_v = to_q + 2 * ai
+    ONE: tl.constexpr = PB == 0
+    MORE: tl.constexpr = PB > 0 and (not CAUSAL or PM > PA)  # M looks at B
     a_A = tl.arange(0, PA)
     k_Ad, v_Ad = _tile(k, a_A, S, kt, D, PD), _tile(v, a_A, S, vt, D, PD)
-    k_Ad, v_Ad = _biased(k_Ad, to_k, PACKED, D, PD), _biased(v_Ad, to_v, PACKED, D, PD)
-    sum_d = tl.zeros([PD], tl.float32)
-    dk_Ad = tl.zeros([PA, PD], tl.float32)
-    dv_Ad = tl.zeros([PA, PD], tl.float32)
+    q_Md, g_Md, total_M, mean_M = _queries(
+        q, to_q, to_v, g, o, totals, 0, T, qt, gt, ot, D, PD, PM, PACKED, ONE
+    )
+    p_AM, ds_AM = _pair(
+        k_Ad, v_Ad, q_Md, g_Md, total_M, mean_M, at, T, S, h, n, B, 0, 0, se, sb, sh, st, ss,
+        SCALE, CAUSAL, GIVEN, EDGE, PRECISION, ONE,
+    )  # fmt: skip
+    dv_Ad = tl.dot(p_AM, g_Md, input_precision=PRECISION)
+    dk_Ad = tl.dot(ds_AM, q_Md, input_precision=PRECISION)
+    dq_Md = tl.dot(tl.trans(ds_AM), k_Ad, input_precision=PRECISION)
+    if not MORE:
+        dq_Md = dq_Md * SCALE
+        _keep(dq, dq_Md, tl.arange(0, PM), T, xt, D, PD)
+        if PACKED:
+            q_d = tl.sum(dq_Md, 0)
+    if PL > 0:
+        q_Ld, g_Ld, total_L, mean_L = _queries(
+            q, to_q, to_v, g, o, totals, PM, T, qt, gt, ot, D, PD, PL, PACKED, ONE
+        )
+        p_AL, ds_AL = _pair(
+            k_Ad, v_Ad, q_Ld, g_Ld, total_L, mean_L, at, T, S, h, n, B, PM, 0, se, sb, sh, st, ss,
+            SCALE, CAUSAL and PM < PA, GIVEN, EDGE, PRECISION, ONE,
+        )  # fmt: skip
+        dv_Ad += tl.dot(p_AL, g_Ld, input_precision=PRECISION)
+        dk_Ad += tl.dot(ds_AL, q_Ld, input_precision=PRECISION)
+        dq_Ld = tl.dot(tl.trans(ds_AL), k_Ad, input_precision=PRECISION)
+    _keep(dk, dk_Ad * SCALE, a_A, S, yt, D, PD)
+    _keep(dv, dv_Ad, a_A, S, yt, D, PD)
     if PB > 0:
         b_B = PA + tl.arange(0, PB)
         k_Bd, v_Bd = _tile(k, b_B, S, kt, D, PD), _tile(v, b_B, S, vt, D, PD)
-        k_Bd, v_Bd = _biased(k_Bd, to_k, PACKED, D, PD), _biased(v_Bd, to_v, PACKED, D, PD)
-        dk_Bd = tl.zeros([PB, PD], tl.float32)
-        dv_Bd = tl.zeros([PB, PD], tl.float32)
-    for first in tl.static_range(0, PT, M):
-        t_M = first + tl.arange(0, M)
-        q_Md = _biased(_tile(q, t_M, T, qt, D, PD), to_q, PACKED, D, PD)
-        g_Md = _tile(g, t_M, T, gt, D, PD)
-        x_MA = _logits(
-            q_Md, k_Ad, at, T, S, h, n, B, t_M, a_A, se, sb, sh, st, ss,
-            SCALE, CAUSAL, GIVEN, PRECISION,
-        )  # fmt: skip
-        most_M = tl.max(x_MA, 1)
-        dp_MA = tl.dot(g_Md, tl.trans(v_Ad), input_precision=PRECISION)
-        if PB > 0 and (not CAUSAL or first + M > PA):
-            x_MB = _logits(
-                q_Md, k_Bd, at, T, S, h, n, B, t_M, b_B, se, sb, sh, st, ss,
-                SCALE, CAUSAL, GIVEN, PRECISION,
+        dk_Bd, dv_Bd = tl.zeros([PB, PD], tl.float32), tl.zeros([PB, PD], tl.float32)
+        if MORE:
+            p_BM, ds_BM = _pair(
+                k_Bd, v_Bd, q_Md, g_Md, total_M, mean_M, at, T, S, h, n, B, 0, PA,
+                se, sb, sh, st, ss, SCALE, CAUSAL, GIVEN, EDGE, PRECISION, ONE,
             )  # fmt: skip
-            most_M = tl.maximum(most_M, tl.max(x_MB, 1))
-            p_MA, p_MB = tl.exp(x_MA - most_M[:, None]), tl.exp(x_MB - most_M[:, None])
-            total_M = tl.sum(p_MA, 1) + tl.sum(p_MB, 1)
-            p_MA, p_MB = p_MA / total_M[:, None], p_MB / total_M[:, None]
-            dp_MB = tl.dot(g_Md, tl.trans(v_Bd), input_precision=PRECISION)
-            mean_M = tl.sum(p_MA * dp_MA, 1) + tl.sum(p_MB * dp_MB, 1)
-            ds_MB = (p_MB * (dp_MB - mean_M[:, None]) * SCALE).to(q_Md.dtype)
-            dq_Md = tl.dot(ds_MB, k_Bd, input_precision=PRECISION)
-            dk_Bd += tl.dot(tl.trans(ds_MB), q_Md, input_precision=PRECISION)
-            dv_Bd += tl.dot(tl.trans(p_MB.to(g_Md.dtype)), g_Md, input_precision=PRECISION)
-        else:
-            p_MA = tl.exp(x_MA - most_M[:, None])
-            p_MA = p_MA / tl.sum(p_MA, 1)[:, None]
-            mean_M = tl.sum(p_MA * dp_MA, 1)
-            dq_Md = tl.zeros([M, PD], tl.float32)
-        ds_MA = (p_MA * (dp_MA - mean_M[:, None]) * SCALE).to(q_Md.dtype)
-        dq_Md += tl.dot(ds_MA, k_Ad, input_precision=PRECISION)
-        dk_Ad += tl.dot(tl.trans(ds_MA), q_Md, input_precision=PRECISION)
-        dv_Ad += tl.dot(tl.trans(p_MA.to(g_Md.dtype)), g_Md, input_precision=PRECISION)
-        _keep(dq, dq_Md, t_M, T, xt, D, PD)
-        if PACKED:
-            sum_d += tl.sum(dq_Md, 0)
-    _keep(dk, dk_Ad, a_A, S, yt, D, PD)
-    _keep(dv, dv_Ad, a_A, S, yt, D, PD)
-    if PB > 0:
-        _keep(dk, dk_Bd, b_B, S, yt, D, PD)
+            dv_Bd += tl.dot(p_BM, g_Md, input_precision=PRECISION)
+            dk_Bd += tl.dot(ds_BM, q_Md, input_precision=PRECISION)
+            dq_Md += tl.dot(tl.trans(ds_BM), k_Bd, input_precision=PRECISION)
+        if PL > 0:
+            p_BL, ds_BL = _pair(
+                k_Bd, v_Bd, q_Ld, g_Ld, total_L, mean_L, at, T, S, h, n, B, PM, PA,
+                se, sb, sh, st, ss, SCALE, CAUSAL, GIVEN, EDGE, PRECISION, ONE,
+            )  # fmt: skip
+            dv_Bd += tl.dot(p_BL, g_Ld, input_precision=PRECISION)
+            dk_Bd += tl.dot(ds_BL, q_Ld, input_precision=PRECISION)
+            dq_Ld += tl.dot(tl.trans(ds_BL), k_Bd, input_precision=PRECISION)
+        _keep(dk, dk_Bd * SCALE, b_B, S, yt, D, PD)
         _keep(dv, dv_Bd, b_B, S, yt, D, PD)
+        if PACKED:
+            v_d = tl.sum(dv_Ad + dv_Bd, 0) if PA == PB else tl.sum(dv_Ad, 0) + tl.sum(dv_Bd, 0)
+    elif PACKED:
+        v_d = tl.sum(dv_Ad, 0)
+    if MORE:
+        dq_Md = dq_Md * SCALE
+        _keep(dq, dq_Md, tl.arange(0, PM), T, xt, D, PD)
+        if PACKED:
+            q_d = tl.sum(dq_Md, 0)
+    if PL > 0:
+        dq_Ld = dq_Ld * SCALE
+        _keep(dq, dq_Ld, PM + tl.arange(0, PL), T, xt, D, PD)
+        if PACKED:
+            q_d += tl.sum(dq_Ld, 0)
     if PACKED:
         d_d = tl.arange(0, PD)
-        to_d, there_d = sums + (n * H + h) * 3 * D + d_d, d_d < D
-        k_d, v_d = tl.sum(dk_Ad, 0), tl.sum(dv_Ad, 0)
-        if PB > 0:
-            k_d, v_d = k_d + tl.sum(dk_Bd, 0), v_d + tl.sum(dv_Bd, 0)
-        tl.store(to_d, sum_d, there_d)
-        tl.store(to_d + D, k_d, there_d)
-        tl.store(to_d + 2 * D, v_d, there_d)
+        to_d, there_d = sums + (n * H + h) * 2 * D + d_d, d_d < D
+        tl.store(to_d, q_d, there_d)
+        tl.store(to_d + D, v_d, there_d)
+
+
+# The operators give the log-totals besides, for the gradients; these have none of their own.
 
 
 @library.triton_op(f"{OURS}::short_attention", mutates_args={})
 def attention(
     q: Tensor, k: Tensor, v: Tensor, given: Tensor | None, rows: int, causal: bool, scale: float
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
     return _forward([q, k, v], None, given, rows, causal, scale)
 
 
 @library.triton_op(f"{OURS}::short_attention_backward", mutates_args={})
 def _attention_backward(
     g: Tensor,
+    o: Tensor,
+    totals: Tensor,
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -217,16 +311,17 @@ def _attention_backward(
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     dq, dk, dv = (_empty(x, x.shape[2]) for x in (q, k, v))
-    _backward(g, [q, k, v], None, given, rows, causal, scale, [dq, dk, dv, g], 0, _strides(dq, dk))
+    made, steps = [dq, dk, dv, totals], _strides(dq, dk)
+    _backward([g, o, totals], [q, k, v], None, given, rows, causal, scale, made, 0, steps)
     return dq, dk, dv
 
 
-def _attention_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+def _attention_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     q, k, v, given, *ctx.rest = inputs
-    ctx.save_for_backward(q, k, v, given)
+    ctx.save_for_backward(*output, q, k, v, given)
 
 
-def _attention_gradients(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+def _attention_gradients(ctx: Any, g: Tensor, none: Tensor) -> tuple[Tensor | None, ...]:
     return (*_attention_backward(g, *ctx.saved_tensors, *ctx.rest), None, None, None, None)
 
 
@@ -236,7 +331,7 @@ attention.register_autograd(_attention_gradients, setup_context=_attention_conte
 @library.triton_op(f"{OURS}::short_packed", mutates_args={})
 def packed(
     x: Tensor, add: Tensor, given: Tensor | None, rows: int, causal: bool, scale: float
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
     """x: q, k and v [N,T,3,H,d] without their biases [3,E,H,d]."""
     return _forward(_parts(x), add, given, rows, causal, scale)
 
@@ -244,6 +339,8 @@ def packed(
 @library.triton_op(f"{OURS}::short_packed_backward", mutates_args={})
 def _packed_backward(
     g: Tensor,
+    o: Tensor,
+    totals: Tensor,
     x: Tensor,
     add: Tensor,
     given: Tensor | None,
@@ -252,21 +349,21 @@ def _packed_backward(
     scale: float,
 ) -> tuple[Tensor, Tensor]:
     N, _, _, H, d = x.shape
-    dx, sums = x.new_empty(x.shape), x.new_empty((N, H, 3, d), dtype=torch.float32)
-    steps = (dx.stride(0), d, dx.stride(1))
+    dx, sums = x.new_empty(x.shape), x.new_empty((N, H, 2, d), dtype=torch.float32)
+    steps, made = [dx.stride(0), d, dx.stride(1)], [dx, g, g, sums]
     _backward(
-        g, _parts(x), add, given, rows, causal, scale, [dx, g, g, sums], H * d, [*steps, *steps]
+        [g, o, totals], _parts(x), add, given, rows, causal, scale, made, H * d, [*steps, *steps]
     )
-    sums = sums.unflatten(0, (add.shape[1], -1)).sum(1)
-    return dx, sums.permute(2, 0, 1, 3).to(add.dtype, memory_format=torch.contiguous_format)
+    q, v = sums.unflatten(0, (add.shape[1], -1)).sum(1).to(add.dtype).unbind(2)
+    return dx, torch.stack([q, torch.zeros_like(q), v])
 
 
-def _packed_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+def _packed_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     x, add, given, *ctx.rest = inputs
-    ctx.save_for_backward(x, add, given)
+    ctx.save_for_backward(*output, x, add, given)
 
 
-def _packed_gradients(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+def _packed_gradients(ctx: Any, g: Tensor, none: Tensor) -> tuple[Tensor | None, ...]:
     return (*_packed_backward(g, *ctx.saved_tensors, *ctx.rest), None, None, None, None)
 
 
@@ -285,20 +382,20 @@ def _forward(
     rows: int,
     causal: bool,
     scale: float,
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
     q, k, v = qkv
     N, H, T, d = q.shape
-    o = _empty(q, T)
+    o, totals = _empty(q, T), q.new_empty((N, H, T), dtype=torch.float32)
     library.wrap_triton(forward)[(N * H,)](
-        q, k, v, q if add is None else add, q if given is None else given, o, rows, H, T,
+        q, k, v, q if add is None else add, q if given is None else given, o, totals, rows, H, T,
         k.shape[2], *_strides(q, k, v, o), *_three(add), *_five(given),
-        **_sizes(T, k.shape[2], d, add is not None, given, causal, scale, q),
+        **_sizes(T, k.shape[2], d, add is not None, given, causal, scale, q, False),
     )  # fmt: skip
-    return o
+    return o, totals
 
 
 def _backward(
-    g: Tensor,
+    of: list[Tensor],
     qkv: list[Tensor],
     add: Tensor | None,
     given: Tensor | None,
@@ -309,15 +406,16 @@ def _backward(
     jump: int,
     steps: list[int],
 ) -> None:
-    """Write the gradients of q, k and v and their sums to where the kernel writes."""
-    q, k, v = qkv
+    """Write the gradients of q, k and v and their sums to where the kernel writes; of: the gradient
+    of the output, the output, its log-totals."""
+    (g, o, totals), (q, k, v) = of, qkv
     N, H, T, d = q.shape
     S = k.shape[2]
     g = g if g.stride(-1) == 1 else g.contiguous()
     library.wrap_triton(backward)[(N * H,)](
-        q, k, v, q if add is None else add, q if given is None else given, g, *to, jump,
-        rows, H, T, S, *_strides(q, k, v, g), *steps, *_three(add), *_five(given),
-        **_sizes(T, S, d, add is not None, given, causal, scale, q),
+        q, k, v, q if add is None else add, q if given is None else given, o, totals, g, *to, jump,
+        rows, H, T, S, *_strides(q, k, v, o, g), *steps, *_three(add), *_five(given),
+        **_sizes(T, S, d, add is not None, given, causal, scale, q, True),
     )  # fmt: skip
 
 
@@ -352,30 +450,35 @@ def _sizes(
     causal: bool,
     scale: float,
     q: Tensor,
+    backward: bool,
 ) -> dict[str, Any]:
     kind = "none" if given is None else "mask" if given.dtype == torch.bool else "bias"
-    PA, PB, M, warps = tile(T, S)
+    PM, PL, PA, PB, warps = tiles(T, S, backward)
     return {
         "D": d,
-        "PT": -(-T // M) * M,
+        "PM": PM,
+        "PL": PL,
         "PA": PA,
         "PB": PB,
         "PD": max(16, 1 << (d - 1).bit_length()),
-        "M": M,
         "PACKED": packed,
         "SCALE": scale,  # a number that is no constant would be made one of 64 bits
         "CAUSAL": causal,
         "GIVEN": kind,
+        # of causal rows those that are none alone look at keys that are none
+        "EDGE": not (causal and T == S) and S < PA + PB,
         "PRECISION": "ieee" if q.dtype == torch.float32 else "tf32",
         "num_warps": warps,
         "num_stages": 1,
     }
 
 
-def tile(T: int, S: int) -> tuple[int, int, int, int]:
-    """Keys of the tiles A and B, queries of a block, and warps: what was fastest on an H200 at
-    15, 23 and 83 tokens (bench/attention.py); others are between these."""
-    A = max(16, 1 << (min(S, 64) - 1).bit_length())
-    B = max(16, 1 << (S - A - 1).bit_length()) if S > A else 0
-    M = 16 if T <= 16 else 32 if S <= 64 else 64
-    return A, B, M, 4 if M == 64 else 1 if S <= 32 else 2
+def tiles(T: int, S: int, backward: bool) -> tuple[int, int, int, int, int]:
+    """Queries of the tiles M and L, keys of A and B, and warps: what was fastest on an H200 at 15
+    to 128 tokens.  Tensor cores take no fewer than 64 rows of a tile that four warps share: of 19
+    tokens beyond 64 those of the tile that stands as rows are padded to 64."""
+    M, A = (max(16, 1 << (min(n, 64) - 1).bit_length()) for n in (T, S))
+    small_L, small_B = (32 if n <= 96 else 64 for n in (T, S))
+    L = 0 if T <= M else small_L if backward else 64
+    B = 0 if S <= A else 64 if backward else small_B
+    return M, L, A, B, 4 if max(M, A) == 64 else 1

@@ -1,8 +1,8 @@
 """Attention of short sequences (at most 128 tokens) in Triton: a row and a head in one tile.
 
 The fused kernels of torch are made for long sequences: on 23 tokens FlashAttention fills tiles of
-64 × 128.  Here the softmax of a block of queries is whole, so nothing is kept for the backward
-pass, which computes it again from q and k.
+64 × 128.  Here a softmax is whole.  The backward pass computes it again from q, k and one number of
+each query.
 
 N rows (trials × rows), H heads, T queries, S keys, d head size; e and b of what is given are 1 or
 their capital.
@@ -83,7 +83,9 @@ def attend(
 
     E, B = q_EBHTd.shape[:2]
     given = mask if bias is None else bias
-    o = _short.attention(*(_rows(x) for x in (q_EBHTd, k_EBHSd, v_EBHSd)), given, B, causal, scale)
+    o, _ = _short.attention(
+        *(_rows(x) for x in (q_EBHTd, k_EBHSd, v_EBHSd)), given, B, causal, scale
+    )
     return o.unflatten(0, (E, B))
 
 
@@ -103,7 +105,7 @@ def attend_packed(
 
     E, B = x_EBT3Hd.shape[:2]
     given = mask if bias is None else bias
-    o = _short.packed(x_EBT3Hd.flatten(0, 1), add_3EHd, given, B, causal, scale)
+    o, _ = _short.packed(x_EBT3Hd.flatten(0, 1), add_3EHd, given, B, causal, scale)
     return o.unflatten(0, (E, B))
 
 
