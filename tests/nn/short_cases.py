@@ -27,8 +27,10 @@ CASES = [  # E, B, H, T, S, d, what is given
     (1, 1, 1, 128, 128, 64, "causal"),
     (1, 2, 2, 1, 9, 8, "nothing"),
     (1, 1, 2, 33, 127, 100, "mask of rows"),
+    (1, 2, 2, 20, 20, 16, "bias, far down"),
+    (1, 1, 2, 70, 70, 16, "bias, far down"),
 ]
-PACKED = [3, 4, 5, 8]  # cases that are also done packed, with biases added within
+PACKED = [3, 4, 5, 8, 9]  # cases that are also done packed, with biases added within
 BOUND = {torch.float32: 5e-6, torch.float16: 4e-3, torch.bfloat16: 3e-2}
 
 
@@ -40,6 +42,9 @@ def given(kind: str, E: int, B: int, H: int, T: int, S: int, device: str) -> Pat
         return Pattern()
     if kind.startswith("bias"):
         bias = torch.randn(1, 1, H, T, S, generator=made).to(device)
+        if kind.endswith("far down"):  # rows that are low throughout
+            lowest = torch.finfo(torch.float32).min
+            bias[..., 1::3, :], bias[..., 2::3, :-1] = lowest, lowest
         return pattern(bias=bias, causal="causal" in kind)
     shape = (E, 1, 1, T, S) if "trials" in kind else (1, B, 1, T, S)
     return pattern((torch.rand(shape, generator=made) > 0.6).to(device))

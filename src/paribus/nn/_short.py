@@ -2,11 +2,12 @@
 
 A program holds one row and one head.  N rows (trials × rows), H heads, T queries, S keys, d head
 size; keys in one tile A or in two, A and B, queries in one tile M or in two, M and L, all padded
-to powers of two: 83 tokens are 64 and 32, and of causal rows M never looks at B.
+to powers of two (see `tiles`); of causal rows M never looks at B.
 
 Exponentials are to the base of 2.  The backward pass makes them again, keys × queries, so that
 what its products read next lies where those before wrote it.  Every pair of tiles is done by
-itself there, given the log-total of each query, which the forward pass keeps, and its o · g.
+itself there, given of each query its log-total, which the forward pass keeps, and o · g, where o
+is what was rounded, as in FlashAttention.
 """
 # Annotations must be values here: Triton reads them.
 
@@ -30,8 +31,8 @@ def _seen(
     se, sb, sh, st, ss,
     SCALE: tl.constexpr, CAUSAL: tl.constexpr, GIVEN: tl.constexpr, EDGE: tl.constexpr,
 ):  # fmt: skip
-    """q · k of a pair of tiles, in fp32, as a softmax is to see it; −∞ of keys that are none.
-    Numbers of queries that are none mean nothing."""
+    """From q · k of a pair of tiles what a softmax is to see, in fp32 and before SCALE; EDGE: there
+    may be keys that are none, which get −∞.  Numbers of queries that are none mean nothing."""
     if GIVEN != "none":
         place = (n // B) * se + (n % B) * sb + h * sh + t * st + s * ss
         inside = (t < T) & (s < S)
@@ -39,6 +40,7 @@ def _seen(
             x = tl.where(tl.load(at + place, mask=inside, other=0) != 0, x, LOW)
         else:
             x += tl.load(at + place, mask=inside, other=0.0).to(tl.float32) * (1.0 / SCALE)
+            x = tl.where(x < LOW, LOW, x)  # however low a row is throughout, it is a number
     if CAUSAL:
         x = tl.where(s <= t, x, LOW)
     if EDGE:
@@ -80,13 +82,14 @@ def _keep(to, x_Md, t_M, many, step, D: tl.constexpr, PD: tl.constexpr):
 
 @triton.jit
 def _block(
-    q, k_Ad, v_Ad, k_Bd, v_Bd, to_q, to_v, at, o, totals, B, T, S, h, n, first, qt, ot,
+    q, k_Ad, v_Ad, k_Bd, v_Bd, to_q, to_v, at, o, totals, mosts, B, T, S, h, n, first, qt, ot,
     se, sb, sh, st, ss,
     D: tl.constexpr, PA: tl.constexpr, PB: tl.constexpr, PD: tl.constexpr,
     M: tl.constexpr, ALL: tl.constexpr, BIASED: tl.constexpr, SCALE: tl.constexpr,
     CAUSAL: tl.constexpr, GIVEN: tl.constexpr, EDGE: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Outputs and log-totals of M queries from `first` on; ALL: they look at B, too."""
+    """Outputs and log-totals of M queries from `first` on; ALL: they look at B, too.  A bias may
+    take a row so far down that a log-total would lose the total: then the most is kept apart."""
     t_M = first + tl.arange(0, M)
     q_Md = _query(q, t_M, T, qt, to_q, BIASED, D, PD)
     x_MA = tl.dot(q_Md, tl.trans(k_Ad), input_precision=PRECISION)
@@ -102,6 +105,12 @@ def _block(
             se, sb, sh, st, ss, SCALE, CAUSAL, GIVEN, EDGE,
         )  # fmt: skip
         most_M = tl.maximum(most_M, tl.max(x_MB, 1))
+    if GIVEN == "bias":
+        tl.store(mosts + t_M, most_M, t_M < T)
+        x_MA -= most_M[:, None]
+        if ALL:
+            x_MB -= most_M[:, None]
+        most_M = tl.zeros([M], tl.float32)
     most_M = most_M * (SCALE * LOG2E)
     p_MA = tl.exp2(x_MA * (SCALE * LOG2E) - most_M[:, None])
     total_M = tl.sum(p_MA, 1)
@@ -129,8 +138,10 @@ def forward(
 ):  # fmt: skip
     n, h = (tl.program_id(0) // H).to(tl.int64), tl.program_id(0) % H
     q, o, k, v = q + n * qn + h * qh, o + n * on + h * oh, k + n * kn + h * kh, v + n * vn + h * vh
-    to_q, totals = add + (n // B) * ae + h * ah, totals + (n * H + h) * T
+    to_q = add + (n // B) * ae + h * ah
     to_v = to_q + 2 * ai
+    totals += (n * H + h) * T
+    mosts = totals + tl.num_programs(0).to(tl.int64) * T
     a_A = tl.arange(0, PA)
     k_Ad, v_Ad = _tile(k, a_A, S, kt, D, PD), _tile(v, a_A, S, vt, D, PD)
     k_Bd, v_Bd = k_Ad, v_Ad
@@ -138,13 +149,13 @@ def forward(
         b_B = PA + tl.arange(0, PB)
         k_Bd, v_Bd = _tile(k, b_B, S, kt, D, PD), _tile(v, b_B, S, vt, D, PD)
     _block(
-        q, k_Ad, v_Ad, k_Bd, v_Bd, to_q, to_v, at, o, totals, B, T, S, h, n, 0, qt, ot,
+        q, k_Ad, v_Ad, k_Bd, v_Bd, to_q, to_v, at, o, totals, mosts, B, T, S, h, n, 0, qt, ot,
         se, sb, sh, st, ss, D, PA, PB, PD, PM, PB > 0 and (not CAUSAL or PM > PA), PACKED,
         SCALE, CAUSAL, GIVEN, EDGE, PRECISION,
     )  # fmt: skip
     if PL > 0:
         _block(
-            q, k_Ad, v_Ad, k_Bd, v_Bd, to_q, to_v, at, o, totals, B, T, S, h, n, PM, qt, ot,
+            q, k_Ad, v_Ad, k_Bd, v_Bd, to_q, to_v, at, o, totals, mosts, B, T, S, h, n, PM, qt, ot,
             se, sb, sh, st, ss, D, PA, PB, PD, PL, PB > 0, PACKED,
             SCALE, CAUSAL, GIVEN, EDGE, PRECISION,
         )  # fmt: skip
@@ -152,26 +163,29 @@ def forward(
 
 @triton.jit
 def _queries(
-    q, to_q, to_v, g, o, totals, first, T, qt, gt, ot,
+    q, to_q, to_v, g, o, totals, mosts, first, T, qt, gt, ot,
     D: tl.constexpr, PD: tl.constexpr, M: tl.constexpr, BIASED: tl.constexpr, ONE: tl.constexpr,
+    GIVEN: tl.constexpr,
 ):  # fmt: skip
-    """q and g [M,d] of a tile of queries, their log-totals, and, unless ONE, the sums of o · g [M].
-    Of one that is none the log-total is ∞, so that it reads nothing."""
+    """q and g [M,d] of a tile of queries, their log-totals, mosts (of a bias), and, unless ONE, the
+    sums of o · g [M].  Of one that is none the log-total is ∞, so that it reads nothing."""
     t_M = first + tl.arange(0, M)
     q_Md = _query(q, t_M, T, qt, to_q, BIASED, D, PD)
     g_Md, total_M = _tile(g, t_M, T, gt, D, PD), tl.load(totals + t_M, t_M < T, other=float("inf"))
-    mean_M = total_M
+    mean_M, most_M = total_M, total_M
+    if GIVEN == "bias":
+        most_M = tl.load(mosts + t_M, t_M < T, other=0.0)
     if not ONE:
         o_Md = _tile(o, t_M, T, ot, D, PD).to(tl.float32)
         if BIASED:
             o_Md -= _bias(to_v, D, PD)[None, :]
         mean_M = tl.sum(g_Md.to(tl.float32) * o_Md, 1)
-    return q_Md, g_Md, total_M, mean_M
+    return q_Md, g_Md, total_M, most_M, mean_M
 
 
 @triton.jit
 def _pair(
-    k_Sd, v_Sd, q_Md, g_Md, total_M, mean_M, at, T, S, h, n, B, t, s,
+    k_Sd, v_Sd, q_Md, g_Md, total_M, most_M, mean_M, at, T, S, h, n, B, t, s,
     se, sb, sh, st, ss,
     SCALE: tl.constexpr, CAUSAL: tl.constexpr, GIVEN: tl.constexpr, EDGE: tl.constexpr,
     PRECISION: tl.constexpr, ONE: tl.constexpr,
@@ -183,6 +197,8 @@ def _pair(
     x_SM = _seen(
         x_SM, at, T, S, h, n, B, t_1M, s_S1, se, sb, sh, st, ss, SCALE, CAUSAL, GIVEN, EDGE
     )
+    if GIVEN == "bias":
+        x_SM -= most_M[None, :]
     p_SM = tl.exp2(x_SM * (SCALE * LOG2E) - total_M[None, :])
     dp_SM = tl.dot(v_Sd, tl.trans(g_Md), input_precision=PRECISION)
     if ONE:
@@ -210,18 +226,20 @@ def backward(
     if PACKED:  # all three in one tensor, which is written through one argument
         dk, dv = dq + jump, dq + 2 * jump
     dq, dk, dv = dq + n * xn + h * xh, dk + n * yn + h * yh, dv + n * yn + h * yh
-    to_q, o, totals = add + (n // B) * ae + h * ah, o + n * on + h * oh, totals + (n * H + h) * T
+    to_q, o = add + (n // B) * ae + h * ah, o + n * on + h * oh
     to_v = to_q + 2 * ai
+    totals += (n * H + h) * T
+    mosts = totals + tl.num_programs(0).to(tl.int64) * T
     ONE: tl.constexpr = PB == 0
     MORE: tl.constexpr = PB > 0 and (not CAUSAL or PM > PA)  # M looks at B
     a_A = tl.arange(0, PA)
     k_Ad, v_Ad = _tile(k, a_A, S, kt, D, PD), _tile(v, a_A, S, vt, D, PD)
-    q_Md, g_Md, total_M, mean_M = _queries(
-        q, to_q, to_v, g, o, totals, 0, T, qt, gt, ot, D, PD, PM, PACKED, ONE
+    q_Md, g_Md, total_M, most_M, mean_M = _queries(
+        q, to_q, to_v, g, o, totals, mosts, 0, T, qt, gt, ot, D, PD, PM, PACKED, ONE, GIVEN
     )
     p_AM, ds_AM = _pair(
-        k_Ad, v_Ad, q_Md, g_Md, total_M, mean_M, at, T, S, h, n, B, 0, 0, se, sb, sh, st, ss,
-        SCALE, CAUSAL, GIVEN, EDGE, PRECISION, ONE,
+        k_Ad, v_Ad, q_Md, g_Md, total_M, most_M, mean_M, at, T, S, h, n, B, 0, 0,
+        se, sb, sh, st, ss, SCALE, CAUSAL, GIVEN, EDGE, PRECISION, ONE,
     )  # fmt: skip
     dv_Ad = tl.dot(p_AM, g_Md, input_precision=PRECISION)
     dk_Ad = tl.dot(ds_AM, q_Md, input_precision=PRECISION)
@@ -232,12 +250,12 @@ def backward(
         if PACKED:
             q_d = tl.sum(dq_Md, 0)
     if PL > 0:
-        q_Ld, g_Ld, total_L, mean_L = _queries(
-            q, to_q, to_v, g, o, totals, PM, T, qt, gt, ot, D, PD, PL, PACKED, ONE
+        q_Ld, g_Ld, total_L, most_L, mean_L = _queries(
+            q, to_q, to_v, g, o, totals, mosts, PM, T, qt, gt, ot, D, PD, PL, PACKED, ONE, GIVEN
         )
         p_AL, ds_AL = _pair(
-            k_Ad, v_Ad, q_Ld, g_Ld, total_L, mean_L, at, T, S, h, n, B, PM, 0, se, sb, sh, st, ss,
-            SCALE, CAUSAL and PM < PA, GIVEN, EDGE, PRECISION, ONE,
+            k_Ad, v_Ad, q_Ld, g_Ld, total_L, most_L, mean_L, at, T, S, h, n, B, PM, 0,
+            se, sb, sh, st, ss, SCALE, CAUSAL and PM < PA, GIVEN, EDGE, PRECISION, ONE,
         )  # fmt: skip
         dv_Ad += tl.dot(p_AL, g_Ld, input_precision=PRECISION)
         dk_Ad += tl.dot(ds_AL, q_Ld, input_precision=PRECISION)
@@ -250,7 +268,7 @@ def backward(
         dk_Bd, dv_Bd = tl.zeros([PB, PD], tl.float32), tl.zeros([PB, PD], tl.float32)
         if MORE:
             p_BM, ds_BM = _pair(
-                k_Bd, v_Bd, q_Md, g_Md, total_M, mean_M, at, T, S, h, n, B, 0, PA,
+                k_Bd, v_Bd, q_Md, g_Md, total_M, most_M, mean_M, at, T, S, h, n, B, 0, PA,
                 se, sb, sh, st, ss, SCALE, CAUSAL, GIVEN, EDGE, PRECISION, ONE,
             )  # fmt: skip
             dv_Bd += tl.dot(p_BM, g_Md, input_precision=PRECISION)
@@ -258,7 +276,7 @@ def backward(
             dq_Md += tl.dot(tl.trans(ds_BM), k_Bd, input_precision=PRECISION)
         if PL > 0:
             p_BL, ds_BL = _pair(
-                k_Bd, v_Bd, q_Ld, g_Ld, total_L, mean_L, at, T, S, h, n, B, PM, PA,
+                k_Bd, v_Bd, q_Ld, g_Ld, total_L, most_L, mean_L, at, T, S, h, n, B, PM, PA,
                 se, sb, sh, st, ss, SCALE, CAUSAL, GIVEN, EDGE, PRECISION, ONE,
             )  # fmt: skip
             dv_Bd += tl.dot(p_BL, g_Ld, input_precision=PRECISION)
@@ -287,7 +305,7 @@ def backward(
         tl.store(to_d + D, v_d, there_d)
 
 
-# The operators give the log-totals besides, for the gradients; these have none of their own.
+# The operators give the log-totals (and mosts) besides, for the gradients; these have none.
 
 
 @library.triton_op(f"{OURS}::short_attention", mutates_args={})
@@ -376,16 +394,13 @@ def _parts(x: Tensor) -> list[Tensor]:
 
 
 def _forward(
-    qkv: list[Tensor],
-    add: Tensor | None,
-    given: Tensor | None,
-    rows: int,
-    causal: bool,
-    scale: float,
-) -> tuple[Tensor, Tensor]:
+    qkv: list[Tensor], add: Tensor | None,
+    given: Tensor | None, rows: int, causal: bool, scale: float,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     q, k, v = qkv
     N, H, T, d = q.shape
-    o, totals = _empty(q, T), q.new_empty((N, H, T), dtype=torch.float32)
+    biased = given is not None and given.dtype != torch.bool
+    o, totals = _empty(q, T), q.new_empty((1 + biased, N, H, T), dtype=torch.float32)
     library.wrap_triton(forward)[(N * H,)](
         q, k, v, q if add is None else add, q if given is None else given, o, totals, rows, H, T,
         k.shape[2], *_strides(q, k, v, o), *_three(add), *_five(given),
@@ -395,17 +410,10 @@ def _forward(
 
 
 def _backward(
-    of: list[Tensor],
-    qkv: list[Tensor],
-    add: Tensor | None,
-    given: Tensor | None,
-    rows: int,
-    causal: bool,
-    scale: float,
-    to: list[Tensor],
-    jump: int,
-    steps: list[int],
-) -> None:
+    of: list[Tensor], qkv: list[Tensor], add: Tensor | None,
+    given: Tensor | None, rows: int, causal: bool, scale: float,
+    to: list[Tensor], jump: int, steps: list[int],
+) -> None:  # fmt: skip
     """Write the gradients of q, k and v and their sums to where the kernel writes; of: the gradient
     of the output, the output, its log-totals."""
     (g, o, totals), (q, k, v) = of, qkv
@@ -442,16 +450,9 @@ def _three(add: Tensor | None) -> tuple[int, ...]:
 
 
 def _sizes(
-    T: int,
-    S: int,
-    d: int,
-    packed: bool,
-    given: Tensor | None,
-    causal: bool,
-    scale: float,
-    q: Tensor,
-    backward: bool,
-) -> dict[str, Any]:
+    T: int, S: int, d: int, packed: bool,
+    given: Tensor | None, causal: bool, scale: float, q: Tensor, backward: bool,
+) -> dict[str, Any]:  # fmt: skip
     kind = "none" if given is None else "mask" if given.dtype == torch.bool else "bias"
     PM, PL, PA, PB, warps = tiles(T, S, backward)
     return {

@@ -23,9 +23,8 @@ TILE = 2048  # numbers at a time
 GELU_TOKENS, COLUMNS = 64, 1024
 NORM_TOKENS = 32
 
-
 SLOPE = tl.constexpr(1.5957691216057308)  # 2 √(2/π)
-TO_2 = tl.constexpr(-1.5957691216057308 * 1.4426950408889634)
+TO_2 = tl.constexpr(-1.5957691216057308 * 1.4426950408889634)  # −SLOPE / ln 2
 
 
 @triton.jit
@@ -66,8 +65,9 @@ def norm_kernel(
 ):  # fmt: skip
     """Of s ↦ (s, layer norm of s), whose outputs have the gradients ds and dn."""
     e, piece = (tl.program_id(0) // P).to(tl.int64), tl.program_id(0) % P
-    d_D = tl.max_contiguous(tl.arange(0, PD), 4)  # fp32 and bf16 in one layout, not by way of
-    there_D = d_D < D  # shared memory
+    # Four at a time: fp32 and bf16 in one layout, with no way through shared memory between.
+    d_D = tl.max_contiguous(tl.arange(0, PD), 4)
+    there_D = d_D < D
     gain_D = tl.load(gain + e * step + d_D, there_D, other=0.0).to(tl.float32)
     gains_MD, biases_MD = tl.zeros([M, PD], tl.float32), tl.zeros([M, PD], tl.float32)
     for first in range(0, R, M):

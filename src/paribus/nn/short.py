@@ -1,8 +1,8 @@
 """Attention of short sequences (at most 128 tokens) in Triton: a row and a head in one tile.
 
 The fused kernels of torch are made for long sequences: on 23 tokens FlashAttention fills tiles of
-64 × 128.  Here a softmax is whole.  The backward pass computes it again from q, k and one number of
-each query.
+64 × 128.  Here a softmax is whole, and the backward pass computes it again, for which one number of
+each query is kept.
 
 N rows (trials × rows), H heads, T queries, S keys, d head size; e and b of what is given are 1 or
 their capital.
@@ -99,8 +99,9 @@ def attend_packed(
     scale: float,
 ) -> Tensor:
     """o_EBHTd of queries, keys and values side by side, as one product gives them, and of their
-    biases, which are not yet in them: added here they cost nothing, and their gradients are summed
-    on the way.  The gradient of x lies as x does.  ``mask`` and ``bias`` as of ``attend``."""
+    biases, which are not yet in them: here they cost nothing, and their gradients are summed on the
+    way.  That of the keys' is 0: no softmax sees it.  The gradient of x lies as x does.  ``mask``
+    and ``bias`` as of ``attend``."""
     from paribus.nn import _short
 
     E, B = x_EBT3Hd.shape[:2]
