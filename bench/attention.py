@@ -85,7 +85,9 @@ def tiled(first: int, second: int, warps: int) -> Iterator[None]:
 
 
 def main() -> None:
-    p = argparse.ArgumentParser(description=__doc__)
+    p = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     p.add_argument("--device", default="cuda:0" if torch.cuda.is_available() else "cpu")
     p.add_argument("--rows", type=int, default=960)
     p.add_argument("--tokens", default="15,23,83,128")
@@ -102,7 +104,7 @@ def main() -> None:
         "date": datetime.now(UTC).date().isoformat(),
         "device": torch.cuda.get_device_name(o.device) if gpu else platform.machine(),
         "torch": torch.__version__,
-        "copy TB/s": round(speed / 1e9, 2),
+        "copy TB/s": float(f"{speed / 1e9:.3g}"),
         "rows": o.rows, "heads": o.heads, "size": o.size, "dtype": str(dtype)[6:],
     }  # fmt: skip
     print(json.dumps(head))
@@ -131,13 +133,13 @@ def main() -> None:
         masks = {"causal": pattern(causal=True), "mask": pattern(keep[None, None, None])}
         wide = [x[:, :32].detach().double().requires_grad_() for x in (q, k, v)]
         o_ = attend(*wide, masks["causal"], scale=o.size**-0.5, kernel="reference")
-        wanted = [o_, *torch.autograd.grad(o_, wide, g[:, :32].double())]
+        wanted = [o_.detach(), *torch.autograd.grad(o_, wide, g[:, :32].double())]
         for kind in o.patterns.split(","):
             at: Pattern = masks[kind]
 
             def both(kernel: str) -> list[Tensor]:
                 y = attend(q, k, v, at, scale=o.size**-0.5, kernel=kernel)  # noqa: B023
-                return [y, *torch.autograd.grad(y, (q, k, v), g)]  # noqa: B023
+                return [y.detach(), *torch.autograd.grad(y, (q, k, v), g)]  # noqa: B023
 
             def measure(name: str, kernel: str, within: Any) -> None:
                 try:
@@ -154,8 +156,8 @@ def main() -> None:
 
             for name, backend in BACKENDS.items() if gpu else []:
                 measure(name, "sdpa", sdpa_kernel(backend))
-            measure("short", "short", nullcontext())
-            if o.tiles and kind == "causal":
+            measure("short" if gpu else "sdpa", "short" if gpu else "sdpa", nullcontext())
+            if gpu and o.tiles and kind == "causal":
                 for first, second, warps in TILES:
                     if first < T <= first + second or (second == 0 and first >= T):
                         name = f"short {first}+{second}, {warps} w"

@@ -124,7 +124,9 @@ def hugging_face(s: Shape, device: str) -> Callable[[], Any]:
 
 
 def main() -> None:
-    p = argparse.ArgumentParser(description=__doc__)
+    p = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     p.add_argument("--device", default=pick_device())
     p.add_argument("--cases", default="124m,d20,d20-8k")
     p.add_argument("--masks", default="causal", help="of ours: causal, window; the first is causal")
@@ -134,6 +136,8 @@ def main() -> None:
     p.add_argument("--tiny", action="store_true", help="small shapes, to try the script")
     p.add_argument("--write", type=Path)
     o = p.parse_args()
+    if unknown := set(o.cases.split(",")) - set(CASES):
+        p.error(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(CASES)}")
     apply(Settings(device=o.device))
     gpu = o.device.startswith("cuda")
     head = {

@@ -128,7 +128,9 @@ def length(tensors: list[torch.Tensor]) -> float:
 
 
 def main() -> None:
-    p = argparse.ArgumentParser(description=__doc__)
+    p = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     p.add_argument("--device", default=pick_device())
     p.add_argument("--cases", default="t23,t83,lm")
     p.add_argument("--sizes", help="numbers of models; default: some for each case")
@@ -139,6 +141,9 @@ def main() -> None:
     p.add_argument("--tiny", action="store_true", help="small shapes, to try the script")
     p.add_argument("--write", type=Path)
     o = p.parse_args()
+    for given, known in ((o.cases, CASES), (o.peers, ("eager", "graphs"))):
+        if unknown := set(filter(None, given.split(","))) - set(known):
+            p.error(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(known)}")
     how = {"deterministic": True} if o.deterministic else {}
     apply(Settings(device=o.device, **how))
     gpu = o.device.startswith("cuda")

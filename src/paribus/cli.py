@@ -59,7 +59,11 @@ def _where(p: argparse.ArgumentParser) -> None:
     where.add_argument("--gpu-memory", metavar="40%", help="at most this share of each GPU")
     where.add_argument("--share-gpus", action="store_true",
                        help="start although another process uses the GPU")  # fmt: skip
-    where.add_argument("--stack", type=int, help="trials of one shape trained together")
+    where.add_argument(
+        "--stack",
+        type=int,
+        help="trials of one shape trained together; by itself as many as pay, at most 64",
+    )
     where.add_argument("--no-trunks", action="store_true", help="train shared beginnings apart")
 
 
@@ -86,7 +90,8 @@ def _run(p: argparse.ArgumentParser) -> None:
 
     how = p.add_argument_group("how")
     how.add_argument("--deterministic", action="store_true", help="bit-equal resume on a GPU too")
-    how.add_argument("--compile", choices=("auto", "on", "off"), default="auto")
+    how.add_argument("--compile", choices=("auto", "on", "off"), default="auto",
+                     help="auto: on a GPU, where a step is long enough")  # fmt: skip
     how.add_argument("--checkpoint-every", type=float, default=30.0, metavar="SECONDS",
                      help="30; more if they took over a twentieth of the time")  # fmt: skip
     how.add_argument("--checkpoint-steps", type=int, help=argparse.SUPPRESS)

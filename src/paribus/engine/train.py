@@ -103,7 +103,7 @@ class Trainer:
         self.origin = sum(p.steps for p in every[:began])  # where the optimizer's state began
         self.net = make_net(self.specs, self.settings.device, self.settings.attention)
         if why := self.net.unable():
-            raise Refused(f"kernel {self.net.kernel}: {why}; use the sdpa kernel")
+            raise Refused(f'kernel {self.net.kernel}: {why}; take "auto" or "sdpa"')
         fresh = self.phase == -1 and not any(m.state for m in self.members)
         if fresh:
             self.params = initial(self.net, spec, [m.seed for m in self.members])
