@@ -91,7 +91,7 @@ def _run(p: argparse.ArgumentParser) -> None:
     how = p.add_argument_group("how")
     how.add_argument("--deterministic", action="store_true", help="bit-equal resume on a GPU too")
     how.add_argument("--compile", choices=("auto", "on", "off"), default="auto",
-                     help="auto: on a GPU, where a step is long enough")  # fmt: skip
+                     help="auto: on a GPU; never where a resume is bit-equal (CPU)")  # fmt: skip
     how.add_argument("--checkpoint-every", type=float, default=30.0, metavar="SECONDS",
                      help="30; more if they took over a twentieth of the time")  # fmt: skip
     how.add_argument("--checkpoint-steps", type=int, help=argparse.SUPPRESS)

@@ -69,11 +69,11 @@ class Net:
         if model.mixer is not None:
             self.kernel = "none"
         if self.kernel == "flex" and self.core.looped:
-            raise Refused("kernel flex: rows are read in segments here; use the sdpa kernel")
+            raise Refused('kernel flex: rows are read in segments here; take "auto" or "sdpa"')
         if self.kernel == "flex" and not self.core.plain:
             raise Refused(
                 "kernel flex: the position's bias has parameters, so it must be written out for "
-                "all pairs of tokens; use the sdpa kernel"
+                'all pairs of tokens; take "auto" or "sdpa"'
             )
         self._ready: tuple[Any, Mapping[str, Tensor], Ready] | None = None
         self._given: Mapping[str, Tensor] = {}

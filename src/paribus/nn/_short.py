@@ -82,7 +82,8 @@ def _keep(to, x_Md, t_M, many, step, D: tl.constexpr, PD: tl.constexpr):
 
 @triton.jit
 def _block(
-    q, k_Ad, v_Ad, k_Bd, v_Bd, to_q, to_v, at, o, totals, mosts, B, T, S, h, n, first, qt, ot,
+    q, k_Ad, v_Ad, k_Bd, v_Bd, to_q, to_v, at, o, totals, mosts, B, T, S, h, n,
+    first: tl.constexpr, qt, ot,
     se, sb, sh, st, ss,
     D: tl.constexpr, PA: tl.constexpr, PB: tl.constexpr, PD: tl.constexpr,
     M: tl.constexpr, ALL: tl.constexpr, BIASED: tl.constexpr, SCALE: tl.constexpr,

@@ -1,4 +1,4 @@
-"""Attention of short sequences (at most 128 tokens) in Triton: a row and a head in one tile.
+"""Attention of short sequences (at most 128 tokens) in Triton: a row and a head in a program.
 
 The fused kernels of torch are made for long sequences: on 23 tokens FlashAttention fills tiles of
 64 × 128.  Here a softmax is whole, and the backward pass computes it again, for which one number of
